@@ -1,0 +1,75 @@
+"""Fixtures: real recordings where they can be had, small archives and models made on the spot."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import scipy.io
+from keras import layers
+
+from ecgnb import data
+from ecgnb.errors import EcgnbError
+from ecgnb.records import FS
+from ecgnb.sources import find_archive
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_runtest_setup(item):
+    """Tests of real recordings are skipped without them, except in CI, where that is a failure."""
+    if item.get_closest_marker("real"):
+        try:
+            find_archive("validation")
+        except EcgnbError as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"CI=true needs the real recordings: {error}")
+            pytest.skip(f"no real recordings: {error}")
+
+
+@pytest.fixture(scope="session")
+def validation() -> data.Dataset:
+    """The 300 real validation recordings."""
+    return data.load("validation", data="physionet")
+
+
+@pytest.fixture(scope="session")
+def demo_train() -> data.Dataset:
+    return data.load("train", data="demo")
+
+
+@pytest.fixture(scope="session")
+def demo_dev() -> data.Dataset:
+    return data.load("dev", data="demo")
+
+
+@pytest.fixture(scope="session")
+def linear() -> tuple[keras.Model, np.ndarray]:
+    """A linear classifier, logits = flatten(x) @ w, and its weights w : (9000, 4)."""
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((data.WINDOW, 1))
+    model = keras.Model(inputs, layers.Dense(4, use_bias=False)(layers.Flatten()(inputs)))
+    weights = rng.normal(size=(data.WINDOW, 4)).astype(np.float32)
+    model.set_weights([weights])
+    return model, weights
+
+
+def ecg(seconds: float = 30.0) -> np.ndarray:
+    """An int16 signal that passes every check (a sine; no claim to be an ECG)."""
+    time = np.arange(int(seconds * FS)) / FS
+    return np.round(500 * np.sin(2 * np.pi * time)).astype(np.int16)
+
+
+def mat_bytes(signal: np.ndarray, name: str = "val") -> bytes:
+    """A MATLAB v4 file with one row vector."""
+    file = io.BytesIO()
+    scipy.io.savemat(file, {name: signal[None]}, format="4")
+    return file.getvalue()
+
+
+def header(name: str, fs: int = 300, gain: str = "1000/mV") -> str:
+    return f"{name} 1 {fs} 9000\n{name}.mat 16+24 {gain} 16 0 0 0 0 ECG\n"

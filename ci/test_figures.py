@@ -1,0 +1,59 @@
+"""The committed figures: there, complete, and their numbers those that this code makes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import ROOT
+from test_notebooks import FIGURES
+
+NAMES = sorted(name for names in FIGURES.values() for name in names)
+FIXED = {"data", "split", "recordings", "AF recordings", "protocol", "labels", "seed", "model"}
+SHARE_TOLERANCE = 0.03  # one recording of 47 on another processor, and a little
+
+
+def read(folder, name):
+    return json.loads((ROOT / folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_its_numbers_and_says_what_it_shows(name):
+    assert (ROOT / "figures" / f"{name}.png").stat().st_size > 10_000
+    numbers = read("figures", name)
+    assert FIXED | {"versions"} <= set(numbers)
+    assert numbers["data"] == "PhysioNet/CinC Challenge 2017"
+
+
+def differences(stored, made, path=""):
+    """Places where two JSON values differ by more than the tolerance."""
+    if isinstance(stored, dict):
+        if set(stored) != set(made):
+            return [f"{path}: keys {set(stored) ^ set(made)}"]
+        return [d for k in stored for d in differences(stored[k], made[k], f"{path}/{k}")]
+    if isinstance(stored, list):
+        if len(stored) != len(made):
+            return [f"{path}: length"]
+        return [d for i, s in enumerate(stored) for d in differences(s, made[i], f"{path}[{i}]")]
+    if isinstance(stored, float) and isinstance(made, (int, float)):
+        return [] if abs(stored - made) <= SHARE_TOLERANCE else [f"{path}: {stored} became {made}"]
+    if isinstance(stored, int) and not isinstance(stored, bool):
+        return [] if abs(stored - made) <= 2 else [f"{path}: {stored} became {made}"]
+    return [] if stored == made else [f"{path}: {stored} became {made}"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_run_gives_the_committed_numbers(name):
+    if not (ROOT / "out" / f"{name}.json").exists():
+        pytest.skip("no new run in out/; `bash ci/test` without arguments makes one")
+    stored, made = (
+        {k: v for k, v in read(folder, name).items() if k != "versions"}
+        for folder in ("figures", "out")
+    )
+    assert not differences(stored, made)
+
+
+def test_the_comparison_can_fail():
+    assert differences({"a": [0.5, 1]}, {"a": [0.6, 1]}) == ["/a[0]: 0.5 became 0.6"]
+    assert differences({"a": 47}, {"a": 40}) and differences({"a": "x"}, {"b": "x"})

@@ -1,0 +1,68 @@
+"""The repository itself: one list of packages, one table, no recording, no stray file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+from conftest import ROOT
+
+from ecgnb.report import results_table
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def project_lines(section: str) -> list[str]:
+    """Requirement strings of one list in pyproject.toml (tomllib is not in Python 3.10)."""
+    text = (ROOT / "pyproject.toml").read_text()
+    body = re.search(rf"^{section} = \[\n(.*?)^\]", text, re.S | re.M).group(1)
+    return re.findall(r'^\s*"([^"]+)"', body, re.M)
+
+
+def test_environment_yml_equals_pyproject():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(d for d in conda["dependencies"] if isinstance(d, dict))["pip"]
+    assert pip[:-1] == project_lines("dependencies") + project_lines("test")
+    assert pip[-1] == "--editable ."
+    requires = re.search(r'requires-python = "(.+)"', (ROOT / "pyproject.toml").read_text()).group(
+        1
+    )
+    assert f"python{requires}" in conda["dependencies"]
+
+
+def test_the_lock_pins_every_dependency():
+    lock = (ROOT / "ci" / "requirements.lock").read_text()
+    for requirement in project_lines("dependencies") + project_lines("test"):
+        name = re.match(r"[A-Za-z0-9-]+", requirement).group()
+        assert re.search(rf"^{name}==", lock, re.M), name
+
+
+def test_the_top_level_is_what_was_asked_for():
+    top = {Path(name).parts[0] for name in tracked()}
+    asked = {"notebooks", "ecgnb", "figures", "models", "ci", "environment.yml", "README.md"}
+    demanded = {"pyproject.toml", "LICENSE", "CITATION.cff"}
+    assert asked <= top
+    assert all(name in asked | demanded or name.startswith(".") for name in top)
+
+
+def test_no_recording_is_tracked():
+    assert not [name for name in tracked() if name.endswith((".mat", ".hea", ".zip"))]
+
+
+def test_models_are_small_enough_to_ship():
+    sizes = [(ROOT / name).stat().st_size for name in tracked() if name.endswith(".keras")]
+    assert len(sizes) >= 3 and max(sizes) < 4e6 and sum(sizes) < 40e6
+
+
+def test_the_readmes_table_comes_from_the_json():
+    assert results_table(ROOT / "figures") in (ROOT / "README.md").read_text()
+
+
+def test_notebooks_hold_no_path_of_the_machine_they_ran_on():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert str(ROOT) not in path.read_text()

@@ -1,0 +1,229 @@
+"""Training on the demo set: kill and resume, one epoch's mix, statistics, several devices, JAX."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from ecgnb import model as network
+from ecgnb import training
+from ecgnb.attacks import Goal, pgd
+from ecgnb.errors import EcgnbError
+from ecgnb.gradients import InputGradient
+from ecgnb.recipes import Recipe, recipe_for
+
+TINY = [
+    "--data",
+    "demo",
+    "--per-class",
+    "6",
+    "--batch-size",
+    "8",
+    "--steps",
+    "2",
+    "--dropout",
+    "0.3",
+    "--epochs",
+    "3",
+]
+
+
+def train_command(folder, *more):
+    return [sys.executable, "-m", "ecgnb", "train", "adaptive", str(folder), *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    keras.utils.set_random_seed(5)
+    path = tmp_path_factory.mktemp("start") / "start.keras"
+    network.save(network.build(), path)
+    return path
+
+
+def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path, start):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    subprocess.run([*train_command(unbroken), "--start", str(start)], check=True, **quiet)
+
+    run = subprocess.Popen([*train_command(broken), "--start", str(start)], **quiet)
+    while not list(broken.glob("checkpoint-*.keras")):
+        assert run.poll() is None, run.stderr.read().decode()
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    reached = [p.stem for p in broken.glob("checkpoint-*.keras")]
+    assert reached and "checkpoint-0003" not in reached
+    subprocess.run([*train_command(broken), "--start", str(start)], check=True, **quiet)
+
+    ends = [keras.models.load_model(f / "checkpoint-0003.keras") for f in (unbroken, broken)]
+    pairs = zip(ends[0].weights, ends[1].weights, strict=True)
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
+    moments = zip(ends[0].optimizer.variables, ends[1].optimizer.variables, strict=True)
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in moments)
+    histories = [pd.read_csv(f / "history.csv") for f in (unbroken, broken)]
+    assert histories[0].equals(histories[1]) and len(histories[0]) == 3
+    assert not list(broken.glob(".*")), "a half-written file was left behind"
+
+    refused = subprocess.run(
+        [*train_command(broken, "--epsilon", "0.1"), "--start", str(start)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "other settings (epsilon)" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_an_epochs_mix_is_the_originals(demo_train):
+    y = np.repeat([0, 1, 2, 3], [771, 5154, 2557, 46])
+    clean, attacked = training._mix(y, recipe_for("adaptive", "original"), np.random.default_rng(0))
+    assert np.bincount(y[clean]).tolist() == [150, 300, 300, 46]
+    assert np.bincount(y[attacked]).tolist() == [150] and len(clean) + len(attacked) == 946
+    assert not set(clean) & set(attacked)
+
+
+def test_static_attacks_once_with_the_start_and_adaptive_anew(demo_train):
+    """Two epochs of each mix, with the weights changed in between: only adaptive's examples change."""
+    keras.utils.set_random_seed(6)
+    start, model = network.build(), network.build()
+    model.set_weights(start.get_weights())
+    examples = {}
+    for defence in ("static", "adaptive"):
+        recipe = Recipe(defence, 2, per_class=4, steps=1, batch_size=8, redraw=False)
+        make = training._epoch_maker(recipe, demo_train, InputGradient(model, 8), start)
+        first = make(np.random.default_rng(1))
+        shaken = [
+            w + 0.05 * np.random.default_rng(2).normal(size=w.shape) for w in start.get_weights()
+        ]
+        model.set_weights(shaken)
+        second = make(np.random.default_rng(1))
+        model.set_weights(start.get_weights())
+        assert (first[1] == second[1]).all()
+        examples[defence] = np.abs(first[0] - second[0]).max()
+    assert examples["static"] == 0
+    assert 0.01 < examples["adaptive"] <= 0.041  # two steps of 0.02 apart at most
+
+
+def test_collected_statistics_are_those_of_inference(demo_train):
+    """After `collect_statistics`, inference equals training mode without dropout; before, it does not."""
+    keras.utils.set_random_seed(7)
+    model = network.build(dropout=0.5)
+    x = demo_train.x[:8]
+    bare = network.build(dropout=0.0)
+    bare.set_weights(model.get_weights())
+    batch_mode = np.asarray(bare(x, training=True))
+    assert not np.allclose(model(x, training=False), batch_mode, atol=0.05)
+    training.collect_statistics(model, x, batch_size=8)
+    assert np.allclose(model(x, training=False), batch_mode, atol=0.02)
+    rates = {n.rate for n in model.layers if isinstance(n, layers.Dropout)}
+    momenta = {n.momentum for n in model.layers if isinstance(n, layers.BatchNormalization)}
+    assert 0.5 in rates and momenta == {0.99}
+
+
+def test_augmented_windows_stay_recordings(demo_train):
+    for i in range(6):
+        x = training.augment(demo_train.signals[i], np.random.default_rng(i))
+        n = min(len(demo_train.signals[i]), 9000)
+        assert x.shape == (9000,) and x.dtype == np.float32
+        assert (x[n:] == 0).all() and abs(x[:n].mean()) < 1e-4 and 0.7 < x[:n].std() < 1.3
+
+
+TWO_DEVICES = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
+from ecgnb import gradients, model as network
+
+def one_step(scope):
+    keras.utils.set_random_seed(0)
+    with scope:
+        model = network.build(dropout=0)
+        for layer in model.layers:  # batch statistics differ between replicas by design; frozen, they don't
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+        model.compile(keras.optimizers.SGD(1.0), keras.losses.CategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    model.fit(x, y, batch_size=8, verbose=0)
+    return [b - a for a, b in zip(before, model.get_weights(), strict=True)]
+
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(8, 9000, 1)).astype("float32"), np.eye(4)[rng.integers(0, 4, 8)]
+devices = [d.name for d in tf.config.list_logical_devices("CPU")]
+mirrored = tf.distribute.MirroredStrategy(devices)
+assert mirrored.num_replicas_in_sync == 2
+one, two = one_step(gradients.distribution()), one_step(mirrored.scope())
+size = max(np.abs(g).max() for g in one)
+gap = max(np.abs(a - b).max() for a, b in zip(one, two, strict=True))
+assert size > 0 and gap < 1e-3 * size, (gap, size)
+print("GRADIENTS MATCH")
+"""
+
+
+def test_gradients_on_two_devices_match_those_on_one():
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, check=False
+    )
+    assert "GRADIENTS MATCH" in done.stdout, done.stderr[-2000:]
+
+
+JAX_RUN = """
+import sys, json, numpy as np
+from ecgnb import data, model as network, training
+from ecgnb.attacks import Goal, pgd
+from ecgnb.gradients import BACKEND, InputGradient
+assert BACKEND == "jax"
+x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
+gradient = InputGradient(network.load(sys.argv[1]), 4)
+loss, logits, slope = gradient.value_and_gradient(x, np.array([0, 1, 2]))
+np.savez(sys.argv[2], loss=loss, logits=logits, slope=slope)
+"""
+
+
+def test_jax_gives_the_same_gradients_as_tensorflow(tmp_path, start):
+    done = subprocess.run(
+        [sys.executable, "-c", JAX_RUN, str(start), str(tmp_path / "jax.npz")],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
+    loss, logits, slope = InputGradient(network.load(start), 4).value_and_gradient(
+        x, np.array([0, 1, 2])
+    )
+    with np.load(tmp_path / "jax.npz") as jax:
+        assert np.allclose(jax["loss"], loss, atol=1e-4)
+        assert np.allclose(jax["logits"], logits, atol=1e-4)
+        assert np.abs(jax["slope"] - slope).max() < 1e-4 * max(1, np.abs(slope).max())
+
+
+def test_a_wrong_defence_or_a_missing_start_is_named(demo_train, demo_dev, tmp_path):
+    with pytest.raises(EcgnbError, match="dynamic"):
+        recipe_for("dynamic")
+    with pytest.raises(EcgnbError, match="give the baseline"):
+        training.train(recipe_for("static"), demo_train, demo_dev, tmp_path)
+
+
+def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
+    """One InputGradient serves a model while it trains: it must not freeze the weights it first saw."""
+    keras.utils.set_random_seed(8)
+    model = network.build()
+    gradient = InputGradient(model, 4)
+    some = demo_dev.take(np.arange(4))
+    before = pgd(gradient, some.x, some.y, Goal(1), steps=1).logits
+    model.set_weights([1.1 * w for w in model.get_weights()])
+    after = pgd(gradient, some.x, some.y, Goal(1), steps=1).logits
+    assert not np.allclose(before, after)
+    assert json.dumps(training.criterion({"dev challenge score": 0.5})) == "0.5"

@@ -1,0 +1,112 @@
+"""Command line: `python -m ecgnb data`, `python -m ecgnb train`, `python -m ecgnb results`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from ecgnb.errors import EcgnbError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ecgnb", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_data(commands)
+    _add_train(commands)
+    _add_results(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except EcgnbError as error:
+        print(f"ecgnb: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ecgnb: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "data", help="fetch, verify and audit the recordings", description="Fetch, verify, audit."
+    )
+    parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="without the 99 MB training archive: manifest and v3 only",
+    )
+    parser.add_argument("--bad", default="error", help="bad recordings: error or skip (error)")
+    parser.set_defaults(run=_data)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from ecgnb.audit import as_text, audit
+
+    print(as_text(audit(options.data, full=not options.quick, bad=options.bad)))
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    from ecgnb.recipes import DEFENCES, Recipe
+
+    parser = commands.add_parser(
+        "train",
+        help="train the baseline or a defence; a second call goes on where the first stopped",
+        description="Settings that are not given are the protocol's own (see ecgnb/recipes.py).",
+    )
+    parser.add_argument("defence", choices=DEFENCES)
+    parser.add_argument("folder", type=Path, help="for the checkpoint, the kept model, the history")
+    parser.add_argument("--protocol", default="leakfree", help="leakfree or original (leakfree)")
+    parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
+    parser.add_argument(
+        "--start", default="baseline", help="model a defence starts from (baseline)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
+    for field in dataclasses.fields(Recipe):
+        if field.name != "defence":
+            kind = {"bool": _truth, "int": int, "float": float, "str": str}[field.type]
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=field.type)
+    parser.set_defaults(run=_train)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
+    return text.lower() == "true"
+
+
+def _train(options: argparse.Namespace) -> None:
+    from ecgnb import data, model, training
+    from ecgnb.recipes import Recipe, recipe_for
+
+    names = {field.name for field in dataclasses.fields(Recipe)} - {"defence"}
+    changes = {n: v for n, v in vars(options).items() if n in names and v is not None}
+    recipe = recipe_for(options.defence, options.protocol, **changes)
+    train_set, dev_set = (
+        data.load(split, protocol=options.protocol, data=options.data) for split in ("train", "dev")
+    )
+    start = None if recipe.defence == "baseline" else model.load(options.start)
+    training.train(recipe, train_set, dev_set, options.folder, start, resume=not options.fresh)
+    print(f"kept model: {options.folder / 'kept.keras'}")
+
+
+def _add_results(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "results",
+        help="print the results table from the figures' JSON",
+        description="Results table.",
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("figures"), help="(figures)")
+    parser.set_defaults(run=_results)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from ecgnb.report import results_table
+
+    print(results_table(options.folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

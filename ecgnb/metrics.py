@@ -1,0 +1,99 @@
+"""Scores, and how sure we are of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import binomtest
+
+from ecgnb.records import CLASSES
+
+BOOTSTRAPS = 2000
+
+
+def confusion(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(4, 4) int counts: rows are true classes, columns predicted ones."""
+    n = len(CLASSES)
+    return np.bincount(n * y + predicted, minlength=n * n).reshape(n, n)
+
+
+def f1_scores(counts: np.ndarray) -> np.ndarray:
+    """F1 = 2·TP / (2·TP + FP + FN) of each class from confusion counts (…, 4, 4); (…, 4).
+
+    0 for a class that is neither present nor predicted.
+    """
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    either = counts.sum(axis=-1) + counts.sum(axis=-2)
+    return np.divide(2.0 * hits, either, out=np.zeros(hits.shape), where=either > 0)
+
+
+def challenge_score(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of A, N and O; '~' counts only through the errors it makes (Clifford et al. 2017)."""
+    return f1_scores(counts)[..., :3].mean(axis=-1)
+
+
+def four_class_mean(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of all four classes."""
+    return f1_scores(counts).mean(axis=-1)
+
+
+def recall(counts: np.ndarray, letter: str = "A") -> np.ndarray:
+    """Share of the recordings of a class that are read as it; NaN if there are none."""
+    c = CLASSES.index(letter)
+    present = counts[..., c, :].sum(axis=-1)
+    nan = np.full(present.shape, np.nan)
+    return np.divide(counts[..., c, c], present, out=nan, where=present > 0)
+
+
+def bootstrap_counts(
+    y: np.ndarray, predicted: np.ndarray, seed: int = 0, draws: int = BOOTSTRAPS
+) -> np.ndarray:
+    """(draws, 4, 4) confusion counts of resamples of the recordings, with replacement.
+
+    Resampling n recordings is one multinomial draw over the cells of the confusion matrix (Efron &
+    Tibshirani 1993), so no loop over recordings is needed.
+    """
+    counts = confusion(y, predicted)
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(len(y), counts.ravel() / len(y), draws).reshape(draws, *counts.shape)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """95 % percentile interval of bootstrap values; NaN are left out."""
+    return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
+
+
+def scores(y: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, dict]:
+    """Every score of a set of predictions, each as {"value": …, "ci95": [low, high]}.
+
+    Intervals: 95 %, bootstrap over recordings for F1 and its means, Wilson for the two shares.
+
+    Keys: "F1 A", "F1 N", "F1 O", "F1 ~", "challenge score", "4-class mean F1", "AF recall", "accuracy".
+    """
+    point, draws = confusion(y, predicted), bootstrap_counts(y, predicted, seed)
+    measures: dict[str, Callable] = {
+        f"F1 {letter}": lambda m, c=c: f1_scores(m)[..., c] for c, letter in enumerate(CLASSES)
+    }
+    measures["challenge score"] = challenge_score
+    measures["4-class mean F1"] = four_class_mean
+    found = {
+        name: {"value": float(measure(point)), "ci95": interval(measure(draws))}
+        for name, measure in measures.items()
+    }
+    af = y == CLASSES.index("A")
+    return found | {"AF recall": rate(predicted[af] == y[af]), "accuracy": rate(predicted == y)}
+
+
+def rate(flags: np.ndarray) -> dict:
+    """Share of True among `flags`, its count and denominator, and a 95 % Wilson interval.
+
+    For a single share the bootstrap is a binomial and collapses to a point at 0 and 1, where attacks often
+    end; Wilson's interval does not (Brown, Cai & DasGupta 2001).
+    {"value": share, "ci95": [low, high], "count": hits, "of": denominator}; None when there is none.
+    """
+    n, hits = len(flags), int(np.sum(flags))
+    if n == 0:
+        return {"value": None, "ci95": [None, None], "count": 0, "of": 0}
+    low, high = binomtest(hits, n).proportion_ci(method="wilson")
+    return {"value": hits / n, "ci95": [float(low), float(high)], "count": hits, "of": n}

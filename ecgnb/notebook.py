@@ -1,0 +1,151 @@
+"""Plumbing that keeps the notebooks thin: parameters, folders, provenance, model or training run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import keras
+import pandas as pd
+from IPython import get_ipython
+
+from ecgnb import data, training
+from ecgnb import model as network
+from ecgnb.errors import EcgnbError
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ecgnb", "keras", "numpy", "scipy")
+
+
+def check_parameters() -> None:
+    """Refuse parameters that the notebook does not have (papermill itself only logs a warning).
+
+    Papermill runs the notebook's parameters cell, then a cell of its own that begins with `# Parameters` and
+    assigns what `-p` gave. A name that only the second one assigns is a misspelling.
+    """
+    shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
+    for number, source in enumerate(cells):
+        if source.startswith("# Parameters\n"):
+            known = {name for cell in cells[:number] for name in _assigned(cell)}
+            unknown = sorted(_assigned(source) - known)
+            if unknown:
+                raise EcgnbError(
+                    f"no such parameter: {', '.join(unknown)}; this notebook has "
+                    f"{', '.join(sorted(name for name in known if name.isupper()))}"
+                )
+
+
+def _assigned(source: str) -> set[str]:
+    """Names that a cell assigns at its top level."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell with IPython magic assigns no parameters
+        return set()
+    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def output_folder(out: str) -> Path:
+    """OUT as a folder, created; a relative path counts from the repository's root, not from the caller's.
+
+    So Jupyter, papermill and nbval, which all start elsewhere, write to the same place.
+    """
+    folder = ROOT / out
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def provenance(dataset: data.Dataset, seed: int, model: str) -> dict:
+    """What every figure's JSON says of itself."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    backend = keras.backend.backend()
+    return {
+        "data": "demo (synthetic)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
+        "split": dataset.split,
+        "recordings": len(dataset),
+        "AF recordings": len(dataset.of_class("A")),
+        "protocol": dataset.protocol,
+        "labels": dataset.labels,
+        "seed": seed,
+        "model": model,
+        "versions": versions
+        | {"python": platform.python_version(), backend: importlib.metadata.version(backend)},
+    }
+
+
+def load_or_train(
+    recipe: training.Recipe | None,
+    name: str,
+    folder: Path,
+    *,
+    start: str | Path = "baseline",
+    protocol: str = "leakfree",
+    labels: str = "",
+    source: str = "auto",
+    resume: bool = True,
+) -> tuple[keras.Model, pd.DataFrame | None, str]:
+    """The model called `name` (a shipped one, or a path), or one trained by `recipe` if that is given.
+
+    Returns the model, its training history (None if none lies beside it) and a description.
+    """
+    if recipe is None:
+        model = network.load(name)
+        csv = network.path_of(name).with_suffix(".csv")
+        history = pd.read_csv(csv) if csv.exists() else None
+        return model, history, f"shipped {name}" if history is not None else str(name)
+    train_set, dev_set = (
+        data.load(split, protocol=protocol, labels=labels, data=source)
+        for split in ("train", "dev")
+    )
+    origin = None if recipe.defence == "baseline" else network.load(start)
+    run = folder / "runs" / recipe.defence
+    model, history = training.train(recipe, train_set, dev_set, run, origin, resume)
+    network.save(model, folder / "models" / f"{recipe.defence}.keras")
+    return model, history, f"{recipe.defence} trained here for {recipe.epochs} epochs"
+
+
+def devices() -> str:
+    """What this session computes on, in one line."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = [str(device) for device in jax.devices()]
+    else:
+        import tensorflow as tf
+
+        found = [device.name for device in tf.config.list_logical_devices()]
+    return f"Keras {keras.__version__} on {keras.backend.backend()}: {', '.join(found)}"
+
+
+def headline(numbers: dict) -> dict[str, str]:
+    """The lines worth reading aloud from a figure's numbers: value, interval, and counts of shares."""
+    lines = {
+        "AF F1, clean": numbers["clean"]["F1 A"],
+        "AF F1, attacked": numbers["attacked"]["F1 A"],
+        "AF recall, clean": numbers["clean"]["AF recall"],
+        "AF recall, attacked": numbers["attacked"]["AF recall"],
+        "AF recall, random noise of the same size": numbers["AF recall under random noise"],
+    }
+    lines |= {key: value for key, value in numbers.items() if key.startswith("AF read as")}
+    return {name: spoken(score) for name, score in lines.items()}
+
+
+def spoken(score: dict) -> str:
+    """ "0.94 [0.83, 0.98] (44 of 47)": a value, its 95 % interval, and the count where it is a share."""
+    if score["value"] is None:
+        return "no recordings"
+    low, high = score["ci95"]
+    counted = f" ({score['count']} of {score['of']})" if "of" in score else ""
+    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]{counted}"
+
+
+def histories_beside(
+    name: str, history: pd.DataFrame | None, other_title: str
+) -> dict[str, pd.DataFrame]:
+    """The run's history, and that of the other recipe (`<name>-original-recipe.csv`) if it lies beside."""
+    found = {} if history is None else {"this recipe": history}
+    other = network.path_of(name).with_name(f"{Path(name).stem}-original-recipe.csv")
+    return found | ({other_title: pd.read_csv(other)} if other.exists() else {})
