@@ -53,7 +53,7 @@ def linear() -> tuple[keras.Model, np.ndarray]:
     rng = np.random.default_rng(0)
     inputs = keras.Input((data.WINDOW, 1))
     model = keras.Model(inputs, layers.Dense(4, use_bias=False)(layers.Flatten()(inputs)))
-    weights = rng.normal(size=(data.WINDOW, 4)).astype(np.float32)
+    weights = rng.normal(scale=0.01, size=(data.WINDOW, 4)).astype(np.float32)
     model.set_weights([weights])
     return model, weights
 

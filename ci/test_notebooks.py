@@ -14,7 +14,7 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
-    "00_data": {"class_gallery"},
+    "00_data": {"class_gallery", "epsilon_in_microvolts"},
     "01_baseline": {"baseline_clean", "baseline_attacked", "attack_visual"},
     "02_static": {
         "static_learning_curves",

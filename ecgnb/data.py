@@ -140,7 +140,7 @@ def find_data(data: str = "auto") -> tuple[Path | None, bool]:
     if data == "physionet":
         return None, False
     if data == "demo":
-        folder = cache_dir() / "demo"
+        folder = cache_dir() / f"demo-{demo.VERSION}"
         demo.write_demo(folder)
         return folder, True
     if Path(data).is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
 
 from ecgnb.records import CLASSES
 
@@ -14,8 +15,7 @@ BOOTSTRAPS = 2000
 
 def confusion(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """(4, 4) int counts: rows are true classes, columns predicted ones."""
-    n = len(CLASSES)
-    return np.bincount(n * y + predicted, minlength=n * n).reshape(n, n)
+    return confusion_matrix(y, predicted, labels=range(len(CLASSES)))
 
 
 def f1_scores(counts: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""How results are drawn: five figures, and `save`, which puts every figure's numbers beside it.
+"""How results are drawn: six figures, and `save`, which puts every figure's numbers beside it.
 
-Nothing here is global: each figure is drawn in a style context of its own, and pyplot is not used.
+Nothing here is global: each figure is drawn in a style context of its own, and none stays open in pyplot.
 A colour means one thing everywhere; all are from seaborn's "colorblind" palette, or grey.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import seaborn
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from ecgnb.errors import EcgnbError
+from ecgnb.files import write_atomically
 from ecgnb.records import CLASSES, FS
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def learning_curves(
             ]
             ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         _tidy(ax, label)
-    last = max(history["epoch"].max() for history in histories.values())
+    last = max((history["epoch"].max() for history in histories.values()), default=1)
     axes[-1].set(xlim=(0.5, last + 0.5), xlabel="epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     keys = [Line2D([], [], color=c, lw=3, label=n) for n, c in zip(histories, colours, strict=True)]
@@ -282,25 +283,43 @@ def class_gallery(signals_mv: dict[str, np.ndarray], subtitle: str, seconds: flo
     return fig
 
 
+@style.context(STYLE)
+def microvolts_figure(sd_uv: dict[str, np.ndarray], epsilon: float, subtitle: str) -> Figure:
+    """What an ε in z-units is in µV: its distribution over the recordings of each class.
+
+    sd_uv : class letter -> (n,) SD of each recording, µV; epsilon : z-units
+    """
+    fig = _Figure(figsize=(8, 4.2), layout="constrained")
+    _head(fig, f"How many µV is ε = {epsilon:g}? Cumulative share of recordings", subtitle)
+    ax = fig.subplots()
+    colours = [COLOURS["attacked"], *OTHERS]
+    for (letter, sd), colour, dash in zip(sd_uv.items(), colours, DASHES, strict=True):
+        title = TITLES[CLASSES.index(letter)]
+        seaborn.ecdfplot(x=epsilon * sd, ax=ax, color=colour, ls=dash, label=title)
+    ax.set_xscale("log")
+    ax.set(xlabel="µV", ylim=(0, 1))
+    ax.xaxis.set_major_formatter("{x:g}")
+    _tidy(ax, "share of recordings")
+    _legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
 def save(figure: Figure, path: Path, numbers: dict) -> None:
     """Write a figure as PNG (150 dpi, true size) and its numbers as JSON beside it.
 
     Never half a file, and the same bytes for the same figure: no date or version is written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    targets = (path, path.with_suffix(".json"))
-    temporary = [target.with_name(f".{os.getpid()}-{target.name}") for target in targets]
-    try:
-        with style.context(STYLE):
-            figure.savefig(temporary[0], format="png", dpi=DPI, metadata={"Software": None})
-        temporary[1].write_text(text, encoding="utf-8")
-        for source, target in zip(temporary, targets, strict=True):
-            source.replace(target)
-    finally:
-        for source in temporary:
-            source.unlink(missing_ok=True)
+    with style.context(STYLE):
+        write_atomically(
+            path,
+            lambda target: figure.savefig(
+                target, format="png", dpi=DPI, metadata={"Software": None}
+            ),
+        )
+    write_atomically(
+        path.with_suffix(".json"), lambda target: target.write_text(text, encoding="utf-8")
+    )
 
 
 def _plain(value: object) -> object:

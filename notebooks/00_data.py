@@ -1,10 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -70,19 +65,23 @@ strips = {
     for letter, one in first.items()
 }
 gallery = plots.class_gallery(strips, validation.title)
-plots.save(gallery, out / "class_gallery.png", notebook.provenance(validation, SEED, "none"))
+shown = {"records": [str(one.names[0]) for one in first.values()]}
+about = notebook.provenance(validation, SEED, "none")
+plots.save(gallery, out / "class_gallery.png", about | shown)
 display(gallery)
 
 # %% [markdown]
 # ## How big is ε = 0.2?
 #
 # The attack's budget is given in z-units, so it is a different voltage for every patient. **Look for** the
-# spread: the same ε is four times larger for one patient than for another.
+# spread: the same ε is several times larger for one patient than for another.
 
 # %%
-af = validation.of_class("A")
-microvolts = pd.Series(0.2 * af.sd_mv * 1000, name="ε = 0.2 in µV, AF recordings")
-display(microvolts.describe(percentiles=[0.05, 0.5, 0.95]).round(1).to_frame().T)
+sd_uv = {letter: 1000 * validation.of_class(letter).sd_mv for letter in CLASSES}
+figure = plots.microvolts_figure(sd_uv, 0.2, validation.title)
+quantiles = {c: np.quantile(0.2 * sd, [0.05, 0.5, 0.95]) for c, sd in sd_uv.items()}
+plots.save(figure, out / "epsilon_in_microvolts.png", about | {"µV at 5, 50, 95 %": quantiles})
+display(figure)
 
 # %% [markdown]
 # ## The audit

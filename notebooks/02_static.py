@@ -1,10 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -65,7 +60,7 @@ spare_padding = PROTOCOL == "leakfree"
 # adversarial versions, **made once, with the baseline**, before training begins. In the original these stay
 # the same for 75 epochs.
 
-# %
+# %%
 judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA)
 changes = dict(
     epochs=EPOCHS,
@@ -83,7 +78,7 @@ changes = dict(
 )
 recipe = recipes.recipe_for("static", PROTOCOL, **changes) if EPOCHS else None
 
-# %
+# %%
 model, history, origin = notebook.load_or_train(
     recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, resume=RESUME
 )

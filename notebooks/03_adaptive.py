@@ -1,10 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -73,7 +68,7 @@ spare_padding = PROTOCOL == "leakfree"
 # original fine-tunes in that mode. Here dropout is off while fine-tuning and the statistics are collected again, without
 # dropout, after every epoch (`DROPOUT`, `STATISTICS`).
 
-# %
+# %%
 judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA)
 changes = dict(
     epochs=EPOCHS,
@@ -91,7 +86,7 @@ changes = dict(
 )
 recipe = recipes.recipe_for("adaptive", PROTOCOL, **changes) if EPOCHS else None
 
-# %
+# %%
 model, history, origin = notebook.load_or_train(
     recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, resume=RESUME
 )
