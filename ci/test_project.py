@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
-from ecgnb.report import results_table
+from ecgnb.report import demo_line, results_table
 
 
 def tracked() -> list[str]:
@@ -59,8 +59,9 @@ def test_models_are_small_enough_to_ship():
     assert len(sizes) >= 3 and max(sizes) < 4e6 and sum(sizes) < 40e6
 
 
-def test_the_readmes_table_comes_from_the_json():
-    assert results_table(ROOT / "figures") in (ROOT / "README.md").read_text()
+def test_the_readmes_numbers_come_from_the_json():
+    readme = (ROOT / "README.md").read_text()
+    assert results_table(ROOT / "figures") in readme and demo_line(ROOT / "figures") in readme
 
 
 def test_notebooks_hold_no_path_of_the_machine_they_ran_on():

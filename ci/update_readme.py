@@ -1,22 +1,24 @@
-"""Put the results table, made from figures/*.json, between the markers in README.md."""
+"""Put the tables made from figures/*.json between their markers in README.md."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from ecgnb.report import results_table
+from ecgnb.files import write_atomically
+from ecgnb.report import demo_line, results_table
 
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    table = f"<!-- results -->\n{results_table(ROOT / 'figures')}\n<!-- /results -->"
-    text = re.sub(
-        r"<!-- results -->.*<!-- /results -->", lambda _: table, readme.read_text(), flags=re.S
-    )
-    readme.write_text(text)
+    figures, readme = ROOT / "figures", ROOT / "README.md"
+    text = readme.read_text()
+    for name, made in {"results": results_table(figures), "demo": demo_line(figures)}.items():
+        block = f"<!-- {name} -->\n{made}\n<!-- /{name} -->"
+        pattern = f"<!-- {name} -->.*<!-- /{name} -->"
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)
+    write_atomically(readme, lambda path: path.write_text(text))
 
 
 if __name__ == "__main__":

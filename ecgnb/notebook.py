@@ -83,8 +83,8 @@ def load_or_train(
     *,
     start: str | Path = "baseline",
     protocol: str = "leakfree",
-    labels: str = "",
     source: str = "auto",
+    bad: str = "error",
     resume: bool = True,
 ) -> tuple[keras.Model, pd.DataFrame | None, str]:
     """The model called `name` (a shipped one, or a path), or one trained by `recipe` if that is given.
@@ -97,8 +97,7 @@ def load_or_train(
         history = pd.read_csv(csv) if csv.exists() else None
         return model, history, f"shipped {name}" if history is not None else str(name)
     train_set, dev_set = (
-        data.load(split, protocol=protocol, labels=labels, data=source)
-        for split in ("train", "dev")
+        data.load(split, protocol=protocol, data=source, bad=bad) for split in ("train", "dev")
     )
     origin = None if recipe.defence == "baseline" else network.load(start)
     run = folder / "runs" / recipe.defence

@@ -18,6 +18,7 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 FULL = False  # True: also read and verify training2017.zip (99 MB), all label versions
 PER_CLASS = 300  # most recordings of each class in a balanced subset
 SEED = 2017  # of the balanced draw
@@ -46,7 +47,7 @@ print(notebook.devices())
 # standard deviation ("z-units"); `mean_mv` and `sd_mv` turn it back into millivolts.
 
 # %%
-validation = data.load("validation", protocol=PROTOCOL, labels=LABELS, data=DATA)
+validation = data.load("validation", protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 print(validation.title)
 
 # %% tags=["nbval-check-output"]
@@ -91,7 +92,7 @@ display(figure)
 # too; which recordings are there twice; how few noisy ones there are.
 
 # %%
-tables = audit.audit(DATA, full=FULL)
+tables = audit.audit(DATA, full=FULL, bad=BAD)
 
 # %% tags=["nbval-check-output"]
 print(audit.as_text(tables))

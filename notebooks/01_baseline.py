@@ -19,6 +19,7 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
 MODEL = "baseline"  # a shipped model, or the path of a .keras or .hdf5 file
 EPOCHS = 0  # 0: use MODEL; more: train that many epochs
@@ -54,7 +55,7 @@ out = notebook.output_folder(OUT)
 # probabilities: a softmax that saturates hides the gradient and feigns robustness.
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA)
+judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 changes = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -65,7 +66,7 @@ changes = dict(
 )
 recipe = recipes.recipe_for("baseline", PROTOCOL, **changes) if EPOCHS else None
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, protocol=PROTOCOL, source=DATA, resume=RESUME
+    recipe, MODEL, out, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
 )
 gradient = InputGradient(model, BATCH_SIZE)
 print(judged.title, "·", origin)

@@ -20,6 +20,7 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
 BASELINE = "baseline"  # the undefended model: a shipped one, or a .keras or .hdf5 file
 STATIC = "static"  # the statically defended model, for comparison
@@ -69,7 +70,7 @@ spare_padding = PROTOCOL == "leakfree"
 # dropout, after every epoch (`DROPOUT`, `STATISTICS`).
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA)
+judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 changes = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -88,7 +89,7 @@ recipe = recipes.recipe_for("adaptive", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, resume=RESUME
+    recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
 )
 gradient = InputGradient(model, BATCH_SIZE)
 undefended = InputGradient(load(BASELINE), BATCH_SIZE)
