@@ -53,7 +53,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser(
         "train",
-        help="train the baseline or a defence; a second call goes on where the first stopped",
+        help="train the baseline or a defence; the same call goes on where the last one stopped",
         description="Settings that are not given are the protocol's own (see ecgnb/recipes.py).",
     )
     parser.add_argument("defence", choices=DEFENCES)
@@ -67,7 +67,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     for field in dataclasses.fields(Recipe):
         if field.name != "defence":
             kind = {"bool": _truth, "int": int, "float": float, "str": str}[field.type]
-            parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=field.type)
+            flag = f"--{field.name.replace('_', '-')}"
+            parser.add_argument(flag, type=kind, metavar=field.type, help=field.metadata["help"])
     parser.set_defaults(run=_train)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ecgnb.errors import EcgnbError
 
@@ -10,50 +10,61 @@ DEFENCES = ("baseline", "static", "adaptive")
 EPOCHS = {"baseline": 14, "static": 75, "adaptive": 150}
 
 
+def _setting(default: object, meaning: str) -> object:
+    """A field with the help text that `python -m ecgnb train --help` prints."""
+    return field(default=default, metadata={"help": meaning})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a training run produces, besides the recordings.
 
     defence : "baseline" (all recordings), "static" (adversarial AF made once, with the baseline) or
-        "adaptive" (made anew with the current weights at the start of every epoch)
-    per_class : most recordings of each class in an epoch of a defence; half of the AF are adversarial
-    redraw : draw them anew every epoch, or (False, as the original did) once
-    dropout, batch_size, learning_rate, weight_decay, label_smoothing : the usual
-    cosine : warm up over the first 5 % of steps and decay to zero along a cosine, or keep the rate
-    class_power : class weights 1 / count**power
-    augment : random crop of long recordings, circular shift, polarity and amplitude
-    statistics : batch-norm statistics used for inference are collected with dropout off ("clean") after
-        every epoch, or left as training under dropout made them ("dropout", as in the original)
-    epsilon, step_size, steps, target : the attack of a defence, z-units; mask_padding : spare the padding
-    precision : "float32" or "bfloat16"; weights stay float32
-    select : keep the epoch that is best on dev ("best"), or the last one ("last", as the original did)
+    "adaptive" (made anew with the current weights at the start of every epoch). The others: see each.
     """
 
     defence: str
-    epochs: int
-    seed: int = 2017
-    per_class: int = 300
-    redraw: bool = True
-    dropout: float = 0.0
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    cosine: bool = False
-    class_power: float = 1.0
-    augment: bool = False
-    statistics: str = "clean"
-    epsilon: float = 0.2
-    step_size: float = 0.02
-    steps: int = 10
-    target: str = "N"
-    mask_padding: bool = True
-    precision: str = "float32"
-    select: str = "best"
+    epochs: int = field(metadata={"help": "passes over the recordings, or draws from them"})
+    seed: int = _setting(2017, "of weights, draws, augmentation and dropout")
+    per_class: int = _setting(
+        300, "most recordings of a class in an epoch of a defence; half of AF attacked"
+    )
+    redraw: bool = _setting(True, "draw them anew every epoch; false: once, as the original did")
+    dropout: float = _setting(0.0, "share of activations dropped in training")
+    batch_size: int = _setting(32, "recordings a step")
+    learning_rate: float = _setting(1e-4, "of AdamW; its peak with --cosine")
+    weight_decay: float = _setting(0.0, "of AdamW; 0 is Adam")
+    label_smoothing: float = _setting(0.0, "share of the label spread over all classes")
+    cosine: bool = _setting(
+        False, "warm up over 5 %% of the steps, then decay to zero along a cosine"
+    )
+    class_power: float = _setting(1.0, "class weights are 1 / count**power")
+    augment: bool = _setting(
+        False, "random crop, circular shift, polarity and amplitude (baseline)"
+    )
+    statistics: str = _setting(
+        "clean",
+        "batch-norm statistics for inference: clean (collected with dropout off after every epoch), "
+        "or dropout (as training left them, the original's)",
+    )
+    epsilon: float = _setting(0.2, "L∞ budget of the attack, z-units")
+    step_size: float = _setting(0.02, "PGD step, z-units")
+    steps: int = _setting(10, "PGD steps while training")
+    target: str = _setting("N", "class that AF is pushed to: N, O, ~, or empty for untargeted")
+    mask_padding: bool = _setting(True, "leave zero padding unperturbed")
+    precision: str = _setting("float32", "float32 or bfloat16 to compute in; weights stay float32")
+    select: str = _setting("best", "keep the epoch that is best on dev, or (original) the last")
 
     def __post_init__(self):
-        if self.defence not in DEFENCES:
-            raise EcgnbError(f"defence={self.defence!r}: expected one of {', '.join(DEFENCES)}")
+        allowed = {
+            "defence": DEFENCES,
+            "statistics": ("clean", "dropout"),
+            "precision": ("float32", "bfloat16"),
+            "select": ("best", "last"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise EcgnbError(f"{name}={getattr(self, name)!r}: expected {' or '.join(values)}")
         if self.epochs < 1:
             raise EcgnbError(f"epochs={self.epochs}: training needs at least 1")
 
