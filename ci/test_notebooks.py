@@ -85,7 +85,7 @@ def test_cells_are_short_and_parameters_are_explained(notebook):
         assert re.match(r"[A-Z_]+ = \S.*  # \S", line), f"a parameter needs a comment: {line}"
     for cell in cells:
         if cell is not parameters[0]:
-            assert len(cell.source.splitlines()) <= 24 and "def " not in cell.source
+            assert len(cell.source.splitlines()) <= 18 and "def " not in cell.source
 
 
 def test_papermill_help_lists_the_parameters_with_their_comments():

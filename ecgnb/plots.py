@@ -441,7 +441,9 @@ def _tidy(ax: Axes, ylabel: str) -> None:
 
 
 def _legend_below(fig: Figure, handles: Sequence[Line2D]) -> None:
-    """A legend under the axes, where it hides no data."""
+    """A legend under the axes, where it hides no data; none without handles."""
+    if not handles:
+        return
     columns = 2 if max(len(h.get_label()) for h in handles) > 24 else min(4, len(handles))
     fig.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.5

@@ -62,7 +62,6 @@ spare_padding = PROTOCOL == "leakfree"
 # the same for 75 epochs.
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 changes = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -80,6 +79,7 @@ changes = dict(
 recipe = recipes.recipe_for("static", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
+judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 model, history, origin = notebook.load_or_train(
     recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
 )

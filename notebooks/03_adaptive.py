@@ -70,7 +70,6 @@ spare_padding = PROTOCOL == "leakfree"
 # dropout, after every epoch (`DROPOUT`, `STATISTICS`).
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 changes = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -88,6 +87,7 @@ changes = dict(
 recipe = recipes.recipe_for("adaptive", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
+judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 model, history, origin = notebook.load_or_train(
     recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
 )
