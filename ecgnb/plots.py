@@ -293,7 +293,7 @@ def microvolts_figure(sd_uv: dict[str, np.ndarray], epsilon: float, subtitle: st
     _head(fig, f"How many µV is ε = {epsilon:g}? Cumulative share of recordings", subtitle)
     ax = fig.subplots()
     colours = [COLOURS["attacked"], *OTHERS]
-    for (letter, sd), colour, dash in zip(sd_uv.items(), colours, DASHES, strict=True):
+    for (letter, sd), colour, dash in zip(sd_uv.items(), colours, DASHES, strict=False):
         title = TITLES[CLASSES.index(letter)]
         seaborn.ecdfplot(x=epsilon * sd, ax=ax, color=colour, ls=dash, label=title)
     ax.set_xscale("log")
