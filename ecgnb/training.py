@@ -30,6 +30,7 @@ from ecgnb.recipes import Recipe
 from ecgnb.records import CLASSES
 
 AF = CLASSES.index("A")
+WATCH_STEPS = 10  # PGD steps of the attack on dev after every epoch, whatever a recipe trains with
 STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
 
 
@@ -267,7 +268,7 @@ def _dev_scores(
             goal_of(recipe.target),
             epsilon=recipe.epsilon,
             step_size=recipe.step_size,
-            steps=recipe.steps,
+            steps=WATCH_STEPS,
             mask=af.mask if recipe.mask_padding else None,
             progress="watching dev AF",
         )
