@@ -88,7 +88,8 @@ def _train(options: argparse.Namespace) -> None:
     train_set, dev_set = (
         data.load(split, protocol=options.protocol, data=options.data) for split in ("train", "dev")
     )
-    start = None if recipe.defence == "baseline" else model.load(options.start)
+    name = options.start or ("" if recipe.defence == "baseline" else "baseline")
+    start = model.load(name) if name else None
     training.train(recipe, train_set, dev_set, options.folder, start, resume=not options.fresh)
     print(f"kept model: {options.folder / 'kept.keras'}")
 

@@ -42,6 +42,7 @@ class Recipe:
     augment: bool = _setting(
         False, "random crop, circular shift, polarity and amplitude (baseline)"
     )
+    noise: float = _setting(0.0, "with --augment: largest SD of added white noise, z-units")
     statistics: str = _setting(
         "clean",
         "batch-norm statistics for inference: clean (collected with dropout off after every epoch), "
@@ -91,5 +92,6 @@ def recipe_for(defence: str, protocol: str = "leakfree", **changes) -> Recipe:
             cosine=True,
             class_power=0.5,
             augment=True,
+            noise=0.25,
         )
     return Recipe(defence, **{"epochs": EPOCHS.get(defence)} | settings | changes)

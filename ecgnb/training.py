@@ -119,16 +119,18 @@ def collect_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32) 
         layer.momentum = momentum
 
 
-def augment(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment(signal: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
     """One randomly altered window, (9000,) float32, of a raw recording, (length,) int16.
 
     Random crop (if longer than 30 s), circular shift of the true samples, polarity (electrodes swapped, as
-    in part of the recordings) and amplitude ±25 %.
+    in part of the recordings), amplitude ±25 %, and white noise with an SD of up to `noise` z-units: without
+    it the network takes the faintest noise for a sign of a class.
     """
     x, length, _, _ = window(signal, int(rng.integers(0, max(1, len(signal) - WINDOW + 1))))
     x[:length] = np.roll(x[:length], int(rng.integers(length)))
-    polarity = -1 if rng.random() < 0.5 else 1
-    return x * np.float32(polarity * rng.uniform(0.75, 1.25))
+    x *= np.float32((-1 if rng.random() < 0.5 else 1) * rng.uniform(0.75, 1.25))
+    x[:length] += np.float32(rng.uniform(0, noise)) * rng.standard_normal(length, np.float32)
+    return x
 
 
 def _epoch_maker(
@@ -140,7 +142,7 @@ def _epoch_maker(
         order = rng.permutation(len(train_set))
         if not recipe.augment:
             return train_set.x[order], train_set.y[order]
-        x = np.stack([augment(train_set.signals[i], rng) for i in order])[..., None]
+        x = np.stack([augment(train_set.signals[i], recipe.noise, rng) for i in order])[..., None]
         return x, train_set.y[order]
 
     def attack(of: InputGradient, rows: np.ndarray) -> np.ndarray:
