@@ -13,7 +13,7 @@ from ecgnb.gradients import InputGradient
 from ecgnb.records import CLASSES
 
 AF = CLASSES.index("A")
-EPSILONS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # z-units, around the original's 0.2
+EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)  # z-units, around the original's 0.2
 
 
 @dataclass(frozen=True)
