@@ -161,7 +161,7 @@ display(figure)
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - a network that finds most AF in clean recordings and next to none under a targeted attack of ε 0.2;
+# - a network that finds most AF in clean recordings and little of it under a targeted attack of ε 0.2;
 # - that random noise of the same size hardly moves it: the direction matters, not the size;
 # - that the attack stays inside its ball to the last bit and leaves the padding alone.
 #
