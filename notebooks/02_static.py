@@ -26,9 +26,7 @@ MODEL = "static"  # the defended model: a shipped one, or a .keras or .hdf5 file
 EPOCHS = 0  # 0: use MODEL; more: train that many epochs from BASELINE (the original: 75)
 LEARNING_RATE = 1e-4  # of training (Adam)
 DROPOUT = 0.0  # of training; the original's is 0.5
-STATISTICS = (
-    "clean"  # batch-norm statistics: "clean" (dropout off), or "dropout" as in the original
-)
+STATISTICS = "clean"  # of batch-norm: "clean" (dropout off), or "dropout" (the original)
 PER_CLASS = 300  # most recordings of each class in an epoch; half of the AF are attacked
 BATCH_SIZE = 32  # recordings a step, in training and attack
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
