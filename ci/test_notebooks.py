@@ -54,7 +54,7 @@ def test_papermill_runs_it_on_the_demo_set_with_tiny_training(name, tmp_path):
     assert {p.stem for p in out.glob("*.png")} == FIGURES[name]
     for figure in FIGURES[name]:
         numbers = json.loads((out / f"{figure}.json").read_text())
-        assert numbers["data"] == "demo (synthetic)" and numbers["seed"] == 2017
+        assert numbers["data"] == "DEMO (SYNTHETIC)" and numbers["seed"] == 2017
         assert {"protocol", "labels", "model", "versions"} <= set(numbers)
         assert (out / f"{figure}.png").stat().st_size > 10_000
     if "EPOCHS" in TINY[name]:

@@ -63,7 +63,7 @@ def provenance(dataset: data.Dataset, seed: int, model: str) -> dict:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     backend = keras.backend.backend()
     return {
-        "data": "demo (synthetic)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
+        "data": "DEMO (SYNTHETIC)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
         "split": dataset.split,
         "recordings": len(dataset),
         "AF recordings": len(dataset.of_class("A")),
