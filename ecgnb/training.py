@@ -123,8 +123,8 @@ def augment(signal: np.ndarray, noise: float, rng: np.random.Generator) -> np.nd
     """One randomly altered window, (9000,) float32, of a raw recording, (length,) int16.
 
     Random crop (if longer than 30 s), circular shift of the true samples, polarity (electrodes swapped, as
-    in part of the recordings), amplitude ±25 %, and white noise with an SD of up to `noise` z-units: without
-    it the network takes the faintest noise for a sign of a class.
+    in part of the recordings), amplitude ±25 %, and white noise with an SD of up to `noise` z-units
+    (why: models/README.md).
     """
     x, length, _, _ = window(signal, int(rng.integers(0, max(1, len(signal) - WINDOW + 1))))
     x[:length] = np.roll(x[:length], int(rng.integers(length)))
