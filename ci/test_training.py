@@ -83,6 +83,14 @@ def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path,
     assert "other settings (epsilon)" in refused.stderr and "Traceback" not in refused.stderr
 
 
+def test_a_run_is_not_resumed_with_other_recordings(tmp_path, demo_train, demo_dev, start):
+    recipe = Recipe("static", 1, per_class=6, batch_size=8, steps=1)
+    origin, some = network.load(start), demo_train.take(slice(0, 40))
+    training.train(recipe, some, demo_dev.take(slice(0, 8)), tmp_path, origin)
+    with pytest.raises(EcgnbError, match=r"made with other settings \(recordings\)"):
+        training.train(recipe, demo_train, demo_dev, tmp_path, origin)
+
+
 def test_an_epochs_mix_is_the_originals(demo_train):
     y = np.repeat([0, 1, 2, 3], [771, 5154, 2557, 46])
     clean, attacked = training._mix(y, recipe_for("adaptive", "original"), np.random.default_rng(0))

@@ -80,15 +80,14 @@ def load_or_train(
     recipe: training.Recipe | None,
     name: str,
     folder: Path,
+    source: dict[str, str],
     *,
     start: str | Path = "baseline",
-    protocol: str = "leakfree",
-    source: str = "auto",
-    bad: str = "error",
     resume: bool = True,
 ) -> tuple[keras.Model, pd.DataFrame | None, str]:
     """The model called `name` (a shipped one, or a path), or one trained by `recipe` if that is given.
 
+    source : which recordings to train on: protocol, labels, data and bad, as in `data.load`.
     Returns the model, its training history (None if none lies beside it) and a description.
     """
     if recipe is None:
@@ -96,9 +95,7 @@ def load_or_train(
         csv = network.path_of(name).with_suffix(".csv")
         history = pd.read_csv(csv) if csv.exists() else None
         return model, history, f"shipped {name}" if history is not None else str(name)
-    train_set, dev_set = (
-        data.load(split, protocol=protocol, data=source, bad=bad) for split in ("train", "dev")
-    )
+    train_set, dev_set = (data.load(split, **source) for split in ("train", "dev"))
     origin = None if recipe.defence == "baseline" else network.load(start)
     run = folder / "runs" / recipe.defence
     model, history = training.train(recipe, train_set, dev_set, run, origin, resume)
@@ -145,6 +142,6 @@ def histories_beside(
     name: str, history: pd.DataFrame | None, other_title: str
 ) -> dict[str, pd.DataFrame]:
     """The run's history, and that of the other recipe (`<name>-original-recipe.csv`) if it lies beside."""
-    found = {} if history is None else {"this recipe": history}
+    found = {} if history is None else {f"{Path(name).stem}, this recipe": history}
     other = network.path_of(name).with_name(f"{Path(name).stem}-original-recipe.csv")
     return found | ({other_title: pd.read_csv(other)} if other.exists() else {})

@@ -50,7 +50,7 @@ def train(
     if recipe.defence != "baseline" and start is None:
         raise EcgnbError(f"{recipe.defence} training starts from a model; give the baseline")
     folder.mkdir(parents=True, exist_ok=True)
-    model, history = _open_run(recipe, folder, start, resume, len(train_set))
+    model, history = _open_run(recipe, folder, start, resume, train_set)
     gradient = InputGradient(model, recipe.batch_size)
     make_epoch = _epoch_maker(recipe, train_set, gradient, start)
     robust_watch = recipe.defence != "baseline"
@@ -192,10 +192,12 @@ def _mix(y: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.nd
 
 
 def _open_run(
-    recipe: Recipe, folder: Path, start: keras.Model | None, resume: bool, recordings: int
+    recipe: Recipe, folder: Path, start: keras.Model | None, resume: bool, train_set: Dataset
 ) -> tuple[keras.Model, list[dict]]:
     """The compiled model and the history so far: from the folder's checkpoint, or fresh."""
-    settings = dataclasses.asdict(recipe)
+    settings = dataclasses.asdict(recipe) | {
+        "recordings": f"{train_set.title}, protocol {train_set.protocol}, {len(train_set)} recordings"
+    }
     checkpoints = sorted(folder.glob("checkpoint-*.keras"))
     if resume and checkpoints:
         stored = json.loads((folder / "recipe.json").read_text())
@@ -220,7 +222,7 @@ def _open_run(
         if start is not None:
             model.set_weights(start.get_weights())
         model.compile(
-            optimizer=_optimizer(recipe, recordings),
+            optimizer=_optimizer(recipe, len(train_set)),
             loss=keras.losses.CategoricalCrossentropy(
                 from_logits=True, label_smoothing=recipe.label_smoothing
             ),

@@ -18,7 +18,7 @@
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+LABELS = ""  # label version "v0", "v2" or "v3", to train and judge by; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
 MODEL = "baseline"  # a shipped model, or the path of a .keras or .hdf5 file
@@ -55,7 +55,8 @@ out = notebook.output_folder(OUT)
 # probabilities: a softmax that saturates hides the gradient and feigns robustness.
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+judged = data.load(SPLIT, **source)
 changes = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -65,9 +66,7 @@ changes = dict(
     seed=SEED,
 )
 recipe = recipes.recipe_for("baseline", PROTOCOL, **changes) if EPOCHS else None
-model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
-)
+model, history, origin = notebook.load_or_train(recipe, MODEL, out, source, resume=RESUME)
 gradient = InputGradient(model, BATCH_SIZE)
 print(judged.title, "·", origin)
 

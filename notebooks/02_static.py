@@ -18,7 +18,7 @@
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+LABELS = ""  # label version "v0", "v2" or "v3", to train and judge by; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
 BASELINE = "baseline"  # the undefended model: a shipped one, or a .keras or .hdf5 file
@@ -77,9 +77,10 @@ changes = dict(
 recipe = recipes.recipe_for("static", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+judged = data.load(SPLIT, **source)
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
+    recipe, MODEL, out, source, start=BASELINE, resume=RESUME
 )
 gradient = InputGradient(model, BATCH_SIZE)
 undefended = InputGradient(load(BASELINE), BATCH_SIZE)
@@ -129,10 +130,15 @@ settings = dict(epsilon=EPSILON, step_size=EPS_STEP, steps=MAX_ITER, mask_paddin
 stored = evaluation.attack_af(undefended, judged, goal, progress="stored attack", **settings)
 fresh = evaluation.attack_af(gradient, judged, goal, progress="fresh attack", **settings)
 
+# %% tags=["nbval-check-output"]
+af = judged.of_class("A")
+for name, made in {"stored": stored.x, "fresh": fresh.x}.items():
+    delta = made.astype(np.float64) - af.x
+    print(f"{name} attack inside the ball: {bool((np.abs(delta) <= EPSILON).all())}")
+
 # %%
 by_stored = evaluation.judge(gradient, judged, stored.x)
 by_fresh = evaluation.judge(gradient, judged, fresh.x)
-af = judged.of_class("A")
 noisy = attacks.random_noise(af.x, EPSILON, af.mask if spare_padding else None, SEED)
 numbers = about | by_fresh.numbers(goal) | {"attack": settings}
 numbers["stored attack"] = metrics.scores(judged.y, by_stored.attacked, SEED)
@@ -172,7 +178,7 @@ curves = {
 }
 
 # %%
-uv_per_z = float(np.median(judged.of_class("A").sd_mv) * 1000)
+uv_per_z = float(np.median(af.sd_mv) * 1000)
 figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
 facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": sweep}
 plots.save(figure, out / "static_stress_test.png", about | facts)

@@ -19,7 +19,7 @@
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-LABELS = ""  # label version "v0", "v2" or "v3"; "" is the protocol's own
+LABELS = ""  # label version "v0", "v2" or "v3", to train and judge by; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
 BASELINE = "baseline"  # the undefended model: a shipped one, or a .keras or .hdf5 file
@@ -85,9 +85,10 @@ changes = dict(
 recipe = recipes.recipe_for("adaptive", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
-judged = data.load(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+judged = data.load(SPLIT, **source)
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, start=BASELINE, protocol=PROTOCOL, source=DATA, bad=BAD, resume=RESUME
+    recipe, MODEL, out, source, start=BASELINE, resume=RESUME
 )
 gradient = InputGradient(model, BATCH_SIZE)
 undefended = InputGradient(load(BASELINE), BATCH_SIZE)
@@ -119,8 +120,15 @@ display(figure)
 # %%
 settings = dict(epsilon=EPSILON, step_size=EPS_STEP, steps=MAX_ITER, mask_padding=spare_padding)
 fresh = evaluation.attack_af(gradient, judged, goal, progress="fresh attack", **settings)
-numbers = about | evaluation.judge(gradient, judged, fresh.x).numbers(goal) | {"attack": settings}
+
+# %% tags=["nbval-check-output"]
 af = judged.of_class("A")
+delta = fresh.x.astype(np.float64) - af.x
+print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
+print("padding untouched:", bool((delta[~af.mask] == 0).all()))
+
+# %%
+numbers = about | evaluation.judge(gradient, judged, fresh.x).numbers(goal) | {"attack": settings}
 noisy = attacks.random_noise(af.x, EPSILON, af.mask if spare_padding else None, SEED)
 noise_read = gradient.logits(noisy).argmax(axis=1)
 numbers["AF recall under random noise"] = metrics.rate(noise_read == evaluation.AF)
