@@ -1,22 +1,84 @@
-"""PGD against known answers: a linear model, ε = 0, the exact ball."""
+"""Attacks against known answers: linear models, ε = 0, the exact ball; and the baseline itself."""
 
 from __future__ import annotations
 
+from functools import partial
+
+import keras
 import numpy as np
 import pytest
+from keras import layers
+from scipy.optimize import linprog
 
-from ecgnb import attacks, evaluation
+from ecgnb import evaluation
 from ecgnb import model as network
-from ecgnb.attacks import Goal, linf_bounds, pgd, random_noise
+from ecgnb.attacks import (
+    AttackResult,
+    apgd,
+    apgd_targets,
+    pgd,
+    shifted,
+    smooth,
+    smooth_kernel,
+    square,
+    universal,
+)
 from ecgnb.errors import EcgnbError
+from ecgnb.geometry import L2, Ball, Band, Linf
 from ecgnb.gradients import InputGradient
+from ecgnb.losses import cross_entropy, logit_ratio
+from ecgnb.threats import Goal, Problem, Threat, goal_of
 
-SETTINGS = dict(epsilon=0.01, step_size=0.002, steps=8)
+N = 9000
+TO_NORMAL = Goal(1)
+ATTACKS = {
+    "PGD": partial(pgd, steps=8, step=0.2),
+    "PGD, random starts": partial(pgd, steps=8, step=0.2, random_start=True, restarts=2),
+    "FGSM": partial(pgd, steps=1, step=1.0),
+    "APGD-CE": partial(apgd, steps=10),
+    "APGD-DLR": partial(apgd, steps=10, loss=logit_ratio),
+    "APGD-T": partial(apgd_targets, steps=10),
+    "Square": partial(square, queries=20),
+    "SAP": partial(smooth, steps=10),
+}
 
 
-def numpy_pgd(x, y, weights, goal, *, epsilon, step_size, steps):
+def ball_of(x, epsilon, kind=Linf, lengths=None) -> Ball:
+    lengths = np.full(len(x), N) if lengths is None else np.asarray(lengths)
+    mask = (np.arange(N) < lengths[:, None])[..., None]
+    return kind(x, np.full(len(x), float(epsilon)), mask)
+
+
+def problem(x, y, epsilon, goal=TO_NORMAL, kind=Linf, lengths=None) -> Problem:
+    return Problem(y, goal, ball_of(x, epsilon, kind, lengths))
+
+
+def two_sided_model(w) -> InputGradient:
+    """Logits ∓w·x for A and N, and O and ~ out of the question."""
+    inputs = keras.Input((N, 1))
+    model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs)))
+    weights = np.stack([-w, w, 0 * w, 0 * w], axis=1)
+    model.set_weights([weights.astype(np.float32), np.array([0, 0, -1e5, -1e5])])
+    return InputGradient(model, 4)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(5, N, 1)).astype(np.float32), np.array([0, 1, 2, 3, 0])
+
+
+@pytest.fixture(scope="module")
+def two_sided():
+    """A victim whose best change is known in closed form, and its w."""
+    w = np.random.default_rng(2).normal(size=N).astype(np.float32)
+    return two_sided_model(w), w
+
+
+def numpy_pgd(x, y, weights, goal, *, epsilon, step, steps):
     """The textbook loop in float64, with the gradient of cross-entropy written out."""
-    start, labels = x.astype(float), goal.labels(y)
+    start, sign = x.astype(float), 1 if goal.target is None else -1
+    labels = y if goal.target is None else goal.targets(y)
     now = start.copy()
     for _ in range(steps):
         z = now[..., 0] @ weights.astype(float)
@@ -24,155 +86,278 @@ def numpy_pgd(x, y, weights, goal, *, epsilon, step_size, steps):
         p /= p.sum(axis=1, keepdims=True)
         p[np.arange(len(y)), labels] -= 1
         slope = (p @ weights.T.astype(float))[..., None]
-        now = np.clip(
-            now + goal.sign * step_size * np.sign(slope), start - epsilon, start + epsilon
-        )
+        now = now + sign * step * epsilon * np.sign(slope)
+        now = np.clip(now, start - epsilon, start + epsilon)
     return now
-
-
-@pytest.fixture(scope="module")
-def batch():
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(5, 9000, 1)).astype(np.float32), np.array([0, 1, 2, 3, 0])
 
 
 @pytest.mark.parametrize("goal", [Goal(1), Goal(None)])
 def test_pgd_equals_plain_numpy_pgd_on_a_linear_model(linear, batch, goal):
-    model, weights = linear
-    result = pgd(InputGradient(model, 2), *batch, goal, **SETTINGS)
-    expected = numpy_pgd(*batch, weights, goal, **SETTINGS)
+    settings = dict(step=0.2, steps=8)
+    result = pgd(InputGradient(linear[0], 2), problem(*batch, 0.01, goal), **settings)
+    expected = numpy_pgd(*batch, linear[1], goal, epsilon=0.01, **settings)
     # A sample whose gradient is zero to rounding may step either way; all others agree.
     assert np.mean(np.abs(result.x - expected) > 1e-5) < 1e-3
     assert np.abs(result.x - batch[0]).max() > 0.009
 
 
-def test_pgd_reaches_the_closed_form_optimum_between_two_classes(batch):
-    """With logits ±w·x the best perturbation is ε·sign of the target's weights, everywhere."""
-    import keras
-    from keras import layers
-
-    rng = np.random.default_rng(2)
-    w = rng.normal(size=9000).astype(np.float32)
-    inputs = keras.Input((9000, 1))
-    model = keras.Model(inputs, layers.Dense(4, use_bias=False)(layers.Flatten()(inputs)))
-    model.set_weights([np.stack([-w, w, 0 * w, 0 * w], axis=1)])
-    x, y = batch
-    result = pgd(
-        InputGradient(model), 0.001 * x, y * 0, Goal(1), epsilon=0.0001, step_size=2e-5, steps=8
-    )
-    best = (0.001 * x[..., 0] + 0.0001 * np.sign(w)) @ w
-    assert np.allclose(result.logits[:, 1], best, rtol=1e-3)
+@pytest.mark.parametrize("name", ["PGD", "PGD, random starts", "FGSM", "APGD-CE", "APGD-DLR"])
+def test_gradient_attacks_reach_the_closed_form_optimum_in_linf(two_sided, batch, name):
+    """From w·x < 0 the goal is w·x > 0; the most that ε buys is ε·sum|w|, and no attack stops short."""
+    victim, w = two_sided
+    x = _at_distance(batch[0], w, -0.9 * 0.001 * np.abs(w).sum())
+    result = ATTACKS[name](victim, problem(x, 0 * batch[1], 0.001))
+    assert result.success.all()
+    out_of_reach = _at_distance(batch[0], w, -1.1 * 0.001 * np.abs(w).sum())
+    result = ATTACKS[name](victim, problem(out_of_reach, 0 * batch[1], 0.001))
+    assert not result.success.any()
+    most = 0.001 * np.abs(w).sum()
+    gained = _gain(result, out_of_reach, w)
+    assert (gained > 0.95 * most).all() and (gained < 1.001 * most).all()
 
 
-def test_epsilon_zero_returns_the_input(linear, batch):
-    for random_start in (False, True):
-        result = pgd(
-            InputGradient(linear[0]), *batch, Goal(1), epsilon=0, steps=3, random_start=random_start
-        )
-        assert (result.x == batch[0]).all()
+@pytest.mark.parametrize("attack", [ATTACKS["PGD"], ATTACKS["APGD-CE"]])
+def test_gradient_attacks_reach_the_closed_form_optimum_in_l2(two_sided, batch, attack):
+    """The most that a radius r buys is r·|w|, along w."""
+    victim, w = two_sided
+    norm = np.sqrt((w.astype(float) ** 2).sum())
+    for share, success in ((-0.9, True), (-1.1, False)):
+        x = _at_distance(batch[0], w, share * 0.05 * norm)
+        result = attack(victim, problem(x, 0 * batch[1], 0.05, kind=L2))
+        assert (result.success == success).all()
+        assert success or np.allclose(_gain(result, x, w), 0.05 * norm, rtol=0.05)
+
+
+def test_smooth_attack_reaches_the_optimum_of_its_smaller_set(two_sided, batch):
+    """Every change is some θ smoothed, so the most that ε buys is ε·sum|K∗w|."""
+    victim, w = two_sided
+    x = _at_distance(batch[0], w, -1e3)
+    result = smooth(victim, problem(x, 0 * batch[1], 0.1), steps=12)
+    smoothed = np.convolve(w, smooth_kernel(), "same")
+    assert np.allclose(_gain(result, x, w), 0.1 * np.abs(smoothed).sum(), rtol=0.01)
+
+
+def test_banded_attack_comes_close_to_the_optimum_by_linear_programming(batch):
+    """One second of signal, 1 to 40 Hz: 80 sines and cosines, none of 300 samples above ε."""
+    w = np.random.default_rng(2).normal(size=N) * (np.arange(N) < 300)
+    rows = np.eye(151)[1:41]
+    waves = np.fft.irfft(np.concatenate([rows, 1j * rows]), 300, axis=1)
+    limits = dict(A_ub=np.concatenate([waves.T, -waves.T]), b_ub=np.full(600, 0.1))
+    most = -linprog(-waves @ w[:300], bounds=(None, None), **limits).fun
+    x = _at_distance(batch[0], w, -100)
+    posed = problem(x, 0 * batch[1], 0.1, kind=Band, lengths=[300] * 5)
+    gained = _gain(pgd(two_sided_model(w), posed, steps=30), x, w)
+    assert (gained > 0.9 * most).all() and (gained < 1.001 * most).all()
+
+
+def test_square_finds_what_segments_can(batch):
+    """With one weight for all samples the optimum is one sign everywhere: segments get close to it."""
+    victim = two_sided_model(np.ones(N))
+    x = _at_distance(batch[0], np.ones(N, np.float32), -1e4)
+    result = square(victim, problem(x, 0 * batch[1], 0.1), queries=500)
+    gained = _gain(result, x, np.ones(N))
+    assert (gained > 0.9 * 0.1 * N).all() and (gained <= 0.1 * N * 1.001).all()
+    assert (np.diff(np.fmax.accumulate(result.loss, axis=0), axis=0) >= 0).all()
+
+
+def test_a_universal_change_carries_over_to_recordings_it_has_not_seen():
+    """A network that answers to the mean is moved by the same change at any shift."""
+    victim = two_sided_model(np.ones(N) / N)
+    rng = np.random.default_rng(3)
+    seen, new = (rng.normal(-0.05, 0.1, (4, N, 1)).astype(np.float32) for _ in range(2))
+    shared = universal(victim, problem(seen, np.zeros(4, int), 0.1))
+    assert shared.shape == (N,) and np.abs(shared).max() <= 1
+    result = shifted(victim, problem(new, np.zeros(4, int), 0.1), shared)
+    assert result.success.all() and _inside(problem(new, np.zeros(4, int), 0.1), result.x)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_epsilon_zero_returns_the_input(linear, batch, name):
+    result = ATTACKS[name](InputGradient(linear[0]), problem(*batch, 0.0))
+    assert (result.x == batch[0]).all()
+
+
+@pytest.mark.parametrize("kind", [Linf, L2, Band])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_stays_exactly_in_the_ball_and_spares_the_padding(linear, name, kind):
+    rng = np.random.default_rng(3)
+    lengths = np.array([N, 4000, 2700])
+    x = rng.normal(size=(3, N, 1)).astype(np.float32)
+    x[np.arange(N) >= lengths[:, None]] = 0
+    posed = problem(x, np.zeros(3, int), 0.2, Goal(None), kind, lengths)
+    result = ATTACKS[name](InputGradient(linear[0]), posed)
+    assert isinstance(result, AttackResult) and result.x.dtype == np.float32
+    assert _inside(posed, result.x) and np.isfinite(result.x).all()
+    assert result.iterations.shape == (3,) and result.loss.shape[1] == 3
+    assert np.allclose(InputGradient(linear[0]).logits(result.x), result.logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("epsilon", [0.2, 0.05, 1e-4, 0.3])
 @pytest.mark.parametrize("scale", [1, 30])
-def test_results_lie_exactly_in_the_ball_and_spare_the_mask(linear, epsilon, scale):
+@pytest.mark.parametrize("kind", [Linf, L2, Band])
+def test_projections_lie_exactly_in_the_ball_and_are_near(epsilon, scale, kind):
     rng = np.random.default_rng(3)
-    x = (scale * rng.normal(size=(4, 9000, 1))).astype(np.float32)
-    mask = np.arange(9000)[None, :, None] < np.array([9000, 4000, 2700, 1])[:, None, None]
-    result = pgd(
-        InputGradient(linear[0]),
-        x,
-        np.zeros(4, int),
-        Goal(1),
-        epsilon=epsilon,
-        step_size=epsilon,
-        steps=2,
-        mask=mask,
-        random_start=True,
-    )
-    for moved in (result.x, random_noise(x, epsilon, mask)):
-        delta = moved.astype(np.float64) - x.astype(np.float64)
-        assert moved.dtype == np.float32 and np.isfinite(moved).all()
-        assert (np.abs(delta) <= epsilon).all() and np.abs(delta).max() > 0.9 * epsilon
-        assert (delta[~np.broadcast_to(mask, x.shape)] == 0).all()
+    x = (scale * rng.normal(size=(4, N, 1))).astype(np.float32)
+    ball = ball_of(x, epsilon, kind, [N, 4000, 2700, 300])
+    for point in (x + rng.normal(size=x.shape), x.copy(), ball.random(rng)):
+        inside = ball.project(point)
+        assert _inside(Problem(np.zeros(4, int), Goal(1), ball), inside)
+    assert (ball.size(ball.project(x + rng.normal(size=x.shape))) > 0.5 * epsilon).all()
+    assert (ball.project(x) == x).all()
 
 
-def test_bounds_without_rounding_inwards_would_leave_the_ball():
-    """The reason for `linf_bounds`: float32 addition alone is wrong for some samples."""
-    x = np.random.default_rng(4).normal(size=(1, 9000, 1)).astype(np.float32)
+def test_projection_keeps_what_is_inside_and_moves_the_rest_to_the_nearest_point(batch):
+    x, delta = batch[0], np.random.default_rng(5).normal(size=batch[0].shape)
+    for kind in (Linf, L2):
+        ball = ball_of(x, 1e9, kind)
+        assert np.allclose(ball.project(x + delta), x + delta, atol=1e-6)
+    length = np.sqrt((delta**2).sum(axis=1, keepdims=True))
+    assert np.allclose(ball_of(x, 3, L2).project(x + delta), x + 3 * delta / length, atol=1e-5)
+    assert np.allclose(ball_of(x, 0.3).project(x + delta), x + delta.clip(-0.3, 0.3), atol=1e-6)
+
+
+def test_a_banded_change_has_no_power_outside_its_band(linear, batch):
+    result = pgd(InputGradient(linear[0]), problem(*batch, 0.2, kind=Band), steps=5)
+    spectrum = np.abs(np.fft.rfft(result.x[..., 0].astype(float) - batch[0][..., 0], axis=1)) ** 2
+    frequency = np.fft.rfftfreq(N, 1 / 300)
+    outside = (frequency < 0.5) | (frequency > 40)
+    assert (spectrum[:, outside].sum(axis=1) < 1e-9 * spectrum.sum(axis=1)).all()
+
+
+def test_float32_addition_alone_would_leave_the_ball():
+    """The reason for rounding towards the centre."""
+    x = np.random.default_rng(4).normal(size=(1, N, 1)).astype(np.float32)
     naive = x + np.float32(0.2)
     assert (naive.astype(float) - x > 0.2).any()
-    low, high = linf_bounds(x, 0.2, None)
-    assert (high.astype(float) - x <= 0.2).all() and (x - low.astype(float) <= 0.2).all()
+    assert (ball_of(x, 0.2).project(naive).astype(float) - x <= 0.2).all()
 
 
 def test_restarts_keep_the_best_of_each_recording_and_never_lose_success(linear, batch):
     gradient = InputGradient(linear[0], 2)
-    settings = dict(epsilon=0.002, step_size=0.001, steps=1, random_start=True)
+    settings = dict(step=0.5, steps=1, random_start=True)
     for goal in (Goal(1), Goal(None)):
-        one = pgd(gradient, *batch, goal, **settings)
-        many = pgd(gradient, *batch, goal, restarts=5, **settings)
+        posed = problem(*batch, 0.002, goal)
+        one, many = pgd(gradient, posed, **settings), pgd(gradient, posed, restarts=5, **settings)
         assert (many.success >= one.success).all()
-        best = [attacks._attacker_score(r.logits, batch[1], goal) for r in (one, many)]
+        best = [goal.margin(r.logits, batch[1]) for r in (one, many)]
         assert (best[1] >= best[0]).all() and (best[1] > best[0]).any()
-        assert many.loss.shape == (5, 1, 5)
-        assert np.allclose(gradient.logits(many.x), many.logits, atol=1e-4)
+        assert many.loss.shape == (5, 5) and (many.iterations == 5).all()
+
+
+@pytest.mark.parametrize("goal", [Goal(1), Goal(None)])
+def test_stopping_at_success_counts_any_iterate_and_loses_none(linear, batch, goal):
+    gradient, posed = InputGradient(linear[0]), problem(*batch, 0.02, goal)
+    plain = [pgd(gradient, posed, steps=k).success for k in range(1, 11)]
+    stopped = pgd(gradient, posed, steps=10, until_success=True)
+    ever = np.any([goal.reached(gradient.logits(batch[0]), batch[1]), *plain], axis=0)
+    assert (stopped.success == ever).all() and stopped.success.any()
+    first = [next((k for k in range(10) if (k and plain[k - 1][i])), 10) for i in range(5)]
+    clean = goal.reached(gradient.logits(batch[0]), batch[1])
+    expected = [1 if clean[i] else min(first[i] + 1, 10) for i in range(5)]
+    assert stopped.iterations.tolist() == expected
 
 
 def test_the_goal_decides_success_and_direction(linear, batch):
-    gradient = InputGradient(linear[0])
-    x, y = batch
-    strong = dict(epsilon=0.05, step_size=0.01, steps=10)
-    targeted, untargeted = (pgd(gradient, x, y, goal, **strong) for goal in (Goal(2), Goal(None)))
+    gradient, y = InputGradient(linear[0]), batch[1]
+    targeted, untargeted = (
+        pgd(gradient, problem(*batch, 0.05, goal), step=0.2, steps=10)
+        for goal in (Goal(2), Goal(None))
+    )
     assert (targeted.logits.argmax(axis=1) == 2).all() and targeted.success.all()
     assert (untargeted.logits.argmax(axis=1) != y).all() and untargeted.success.all()
 
 
-def test_batches_do_not_change_the_result(linear, batch):
-    results = [
-        pgd(InputGradient(linear[0], n), *batch, Goal(1), **SETTINGS).x for n in (1, 2, 5, 32)
-    ]
-    assert all(np.abs(results[0] - other).max() < 1e-6 for other in results)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_batches_do_not_change_the_result(linear, batch, name):
+    results = [ATTACKS[name](InputGradient(linear[0], n), problem(*batch, 0.01)).x for n in (1, 5)]
+    assert np.mean(np.abs(results[0] - results[1]) > 1e-5) < 1e-3
 
 
 def test_attacks_run_in_inference_mode(batch):
     """Dropout and batch statistics must be off: the same input twice gives the same gradient."""
     gradient = InputGradient(network.build(dropout=0.5))
     x, y = batch
-    alone = gradient.value_and_gradient(x[:1], y[:1])
-    together = gradient.value_and_gradient(x, y)
+    alone = gradient.value_and_gradient(x[:1], y[:1], -y[:1] - 1)
+    together = gradient.value_and_gradient(x, y, -y - 1)
     for one, all_ in zip(alone, together, strict=True):
         assert np.allclose(one[0], all_[0], atol=1e-5 * np.abs(all_).max())
+
+
+def test_losses_are_those_of_the_papers():
+    z = np.array([[3.0, 1.0, 0.5, -1.0], [0.2, 2.0, 1.5, 0.1]], np.float32)
+    y = np.array([0, 2])
+    softmax = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    assert np.allclose(cross_entropy(z, y, y * 0 - 1), -np.log(softmax[[0, 1], y]), atol=1e-6)
+    t = np.array([3, 0])
+    assert np.allclose(cross_entropy(z, y, t), np.log(softmax[[0, 1], t]), atol=1e-6)
+    assert np.allclose(logit_ratio(z, y, y * 0 - 1), [-2 / 2.5, -(1.5 - 2) / (2 - 0.2)], atol=1e-6)
+    wide = [3 - (0.5 - 1) / 2, 2 - (0.2 + 0.1) / 2]
+    assert np.allclose(
+        logit_ratio(z, y, t), [-(3 + 1) / wide[0], -(1.5 - 0.2) / wide[1]], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": np.zeros((1, 9000, 1))}, "float32"),
-        ({"x": np.full((1, 9000, 1), np.nan, np.float32)}, "NaN"),
+        ({"x": np.zeros((1, N, 1))}, "float32"),
+        ({"x": np.full((1, N, 1), np.nan, np.float32)}, "NaN"),
         ({"epsilon": -0.1}, "epsilon"),
         ({"steps": 0}, "steps"),
         ({"restarts": 2}, "random_start"),
     ],
 )
 def test_a_wrong_setting_is_named(linear, change, message):
-    call = {
-        "x": np.zeros((1, 9000, 1), np.float32),
-        "y": np.zeros(1, int),
-        "goal": Goal(1),
-    } | change
+    posed = {"x": np.zeros((1, N, 1), np.float32), "y": np.zeros(1, int), "epsilon": 0.1}
+    posed |= {key: change[key] for key in change if key in posed}
+    settings = {key: change[key] for key in change if key not in posed}
     with pytest.raises(EcgnbError, match=message):
-        pgd(InputGradient(linear[0]), **call)
+        pgd(InputGradient(linear[0]), problem(**posed), **settings)
+
+
+def test_threats_say_what_they_are_and_convert_their_unit(demo_dev):
+    af = demo_dev.of_class("A")
+    posed = Threat(goal_of(""), 10, unit="µV").on(af)
+    assert np.allclose(posed.ball.radius * af.sd_mv * 1000, 10)
+    assert str(Threat()) == "→ N, L∞ 0.2 z"
+    assert str(Threat(goal_of(""), 10, "µV", band=(0.5, 40))) == "untargeted, L∞ 10 µV, 0.5–40 Hz"
+    assert (posed.ball.mask == af.mask).all()
+    assert Threat(spare_padding=False).on(af).ball.mask.all()
+    with pytest.raises(EcgnbError, match="expected one of"):
+        Threat(unit="mV")
+    with pytest.raises(EcgnbError, match="TARGET='X'"):
+        goal_of("X")
 
 
 @pytest.mark.real
 def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation):
-    gradient = InputGradient(network.load("baseline"))
+    gradient, threat = InputGradient(network.load("baseline")), Threat()
     af = validation.of_class("A")
-    clean, noisy = (
-        (gradient.logits(x).argmax(axis=1) == 0).mean()
-        for x in (af.x, random_noise(af.x, 0.2, af.mask))
-    )
-    result = evaluation.attack_af(gradient, validation, Goal(1), mask_padding=True)
+    noisy = evaluation.noisy_af(validation, threat)
+    clean, random = ((gradient.logits(x).argmax(axis=1) == 0).mean() for x in (af.x, noisy))
+    result = evaluation.attack_af(gradient, validation, threat, steps=20)
     attacked = (result.logits.argmax(axis=1) == 0).mean()
-    assert clean > 0.7 and abs(clean - noisy) < 0.15 and attacked < 0.3
-    assert (result.x[~af.mask] == 0).all()
+    assert clean > 0.7 and abs(clean - random) < 0.15 and attacked < 0.3
+    assert _inside(threat.on(af), result.x) and _inside(threat.on(af), noisy)
+
+
+def _at_distance(x, w, value):
+    """Recordings moved along w so that w·x is `value`."""
+    w = w.astype(float)
+    moved = x[..., 0] + np.outer(value - x[..., 0].astype(float) @ w, w / (w @ w))
+    return moved.astype(np.float32)[..., None]
+
+
+def _gain(result, x, w):
+    """(n,) by how much an attack raised w·x."""
+    return result.logits[:, 1] - x[..., 0].astype(float) @ w
+
+
+def _inside(posed, x) -> bool:
+    """In the ball exactly, in float64, and equal to the centre outside the mask."""
+    delta = x.astype(np.float64) - posed.x
+    size = np.abs(delta).max(axis=(1, 2))
+    if isinstance(posed.ball, L2):
+        size = np.sqrt((delta**2).sum(axis=(1, 2)))
+    spared = delta[~np.broadcast_to(posed.ball.mask, delta.shape)]
+    return bool((size <= posed.ball.radius).all() and (spared == 0).all())

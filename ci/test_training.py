@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 from keras import layers
 
+from ecgnb import losses, training
 from ecgnb import model as network
-from ecgnb import training
-from ecgnb.attacks import Goal, pgd
+from ecgnb.attacks import pgd
 from ecgnb.errors import EcgnbError
 from ecgnb.gradients import InputGradient
 from ecgnb.recipes import Recipe, recipe_for
+from ecgnb.threats import Threat
 
 TINY = [
     "--data",
@@ -186,19 +187,20 @@ def test_gradients_on_two_devices_match_those_on_one():
 
 JAX_RUN = """
 import sys, numpy as np
-from ecgnb import model as network
+from ecgnb import losses, model as network
 from ecgnb.gradients import BACKEND, InputGradient
 assert BACKEND == "jax"
 x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
-gradient = InputGradient(network.load(sys.argv[1]), 4)
-loss, logits, slope = gradient.value_and_gradient(x, np.array([0, 1, 2]))
+gradient, y = InputGradient(network.load(sys.argv[1]), 2), np.array([0, 1, 2])
+loss, logits, slope = gradient.value_and_gradient(x, y, np.array([0, 2, 1]), getattr(losses, sys.argv[3]))
 np.savez(sys.argv[2], loss=loss, logits=logits, slope=slope)
 """
 
 
-def test_jax_gives_the_same_gradients_as_tensorflow(tmp_path, start):
+@pytest.mark.parametrize("name", ["cross_entropy", "logit_ratio"])
+def test_jax_gives_the_same_gradients_as_tensorflow(tmp_path, start, name):
     done = subprocess.run(
-        [sys.executable, "-c", JAX_RUN, str(start), str(tmp_path / "jax.npz")],
+        [sys.executable, "-c", JAX_RUN, str(start), str(tmp_path / "jax.npz"), name],
         env=os.environ | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
@@ -207,7 +209,7 @@ def test_jax_gives_the_same_gradients_as_tensorflow(tmp_path, start):
     assert done.returncode == 0, done.stderr[-2000:]
     x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
     loss, logits, slope = InputGradient(network.load(start), 4).value_and_gradient(
-        x, np.array([0, 1, 2])
+        x, np.array([0, 1, 2]), np.array([0, 2, 1]), getattr(losses, name)
     )
     with np.load(tmp_path / "jax.npz") as jax:
         assert np.allclose(jax["loss"], loss, atol=1e-4)
@@ -228,9 +230,9 @@ def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
     model = network.build()
     gradient = InputGradient(model, 4)
     some = demo_dev.take(np.arange(4))
-    before = pgd(gradient, some.x, some.y, Goal(1), steps=1).logits
+    before = pgd(gradient, Threat().on(some), steps=1).logits
     model.set_weights([1.1 * w for w in model.get_weights()])
-    after = pgd(gradient, some.x, some.y, Goal(1), steps=1).logits
+    after = pgd(gradient, Threat().on(some), steps=1).logits
     assert not np.allclose(before, after)
 
 

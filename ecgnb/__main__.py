@@ -1,4 +1,4 @@
-"""Command line: `python -m ecgnb data`, `python -m ecgnb train`, `python -m ecgnb results`."""
+"""Command line: `python -m ecgnb data`, `train`, `evaluate` and `results`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_data(commands)
     _add_train(commands)
+    _add_evaluate(commands)
     _add_results(commands)
     options = parser.parse_args(arguments)
     try:
@@ -92,6 +93,60 @@ def _train(options: argparse.Namespace) -> None:
     start = model.load(name) if name else None
     training.train(recipe, train_set, dev_set, options.folder, start, resume=not options.fresh)
     print(f"kept model: {options.folder / 'kept.keras'}")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="attack a model in every way, check the attacks, and write JSON and an HTML page",
+        description="Attacks the AF recordings of a split. An interrupted evaluation goes on when called "
+        "again: what is finished is kept in OUT/cache.",
+    )
+    parser.add_argument("model", help="a shipped model by name, or a .keras or .hdf5 file")
+    parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
+    parser.add_argument(
+        "--split", default="validation", help="validation, or test: 99 MB (validation)"
+    )
+    parser.add_argument(
+        "--budget",
+        choices=("quick", "standard", "full"),
+        default="quick",
+        help="quick: minutes; standard adds other threats and front ends; full: hours (quick)",
+    )
+    parser.add_argument("--surrogate", help="model to transfer from (baseline; for it, adaptive)")
+    parser.add_argument("--seed", type=int, default=2017, help="(2017)")
+    parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from ecgnb import data
+    from ecgnb.assessment import assess, subject_of
+    from ecgnb.files import write_atomically, write_json
+    from ecgnb.page import page, three_numbers
+
+    subject = subject_of(options.model)
+    other = options.surrogate or ("adaptive" if options.model == "baseline" else "baseline")
+    dataset = data.load(options.split, data=options.data)
+    report = assess(
+        subject,
+        subject_of(other).victim,
+        dataset,
+        options.budget,
+        options.out / "cache",
+        seed=options.seed,
+        progress=True,
+    )
+    path = options.out / f"{subject.name}-{dataset.split}-{options.budget}.json"
+    write_json(path, report)
+    write_atomically(path.with_suffix(".html"), lambda p: p.write_text(page(report), "utf-8"))
+    print(dataset.title)
+    for what, number in three_numbers(report).items():
+        print(f"{what}: {number}")
+    for check in report["checks"]:
+        if check["verdict"] != "pass":
+            print(f"{check['verdict']}: {check['name']}: {check['evidence']}; {check['advice']}")
+    print(f"{path}\n{path.with_suffix('.html')}")
 
 
 def _add_results(commands: argparse._SubParsersAction) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ecgnb import metrics
-from ecgnb.attacks import AttackResult, Goal, pgd, random_noise
+from ecgnb.attacks import AttackResult, pgd
+from ecgnb.controls import random_signs, scaled
 from ecgnb.data import Dataset
-from ecgnb.gradients import InputGradient
+from ecgnb.gradients import Victim
 from ecgnb.records import CLASSES
+from ecgnb.threats import Goal, Threat
 
 AF = CLASSES.index("A")
 EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3)  # z-units, around the original's 0.2
@@ -27,11 +29,14 @@ class Verdicts:
     clean: np.ndarray
     attacked: np.ndarray
 
-    def numbers(self, goal: Goal) -> dict:
-        """Scores clean and attacked, and the attack's success with its denominators in its names."""
+    def numbers(self, goal: Goal, seed: int) -> dict:
+        """Scores clean and attacked, and the attack's success with its denominators in its names.
+
+        seed : of the bootstrap
+        """
         return {
-            "clean": metrics.scores(self.y, self.clean),
-            "attacked": metrics.scores(self.y, self.attacked),
+            "clean": metrics.scores(self.y, self.clean, seed),
+            "attacked": metrics.scores(self.y, self.attacked, seed),
             "confusion clean": metrics.confusion(self.y, self.clean),
             "confusion attacked": metrics.confusion(self.y, self.attacked),
         } | success_rates(self.y, self.clean, self.attacked, goal)
@@ -49,27 +54,32 @@ def success_rates(y: np.ndarray, clean: np.ndarray, attacked: np.ndarray, goal: 
 
 
 def attack_af(
-    gradient: InputGradient, dataset: Dataset, goal: Goal, *, mask_padding: bool, **settings
+    victim: Victim, dataset: Dataset, threat: Threat, *, step_size: float = 0.02, **settings
 ) -> AttackResult:
-    """PGD on the AF recordings of a data set; `settings` as in `pgd`."""
-    af = dataset.of_class("A")
-    return pgd(gradient, af.x, af.y, goal, mask=af.mask if mask_padding else None, **settings)
+    """PGD on the AF recordings of a data set; step_size : z-units or µV, as the threat's ε; settings : of `pgd`."""
+    step = step_size / threat.epsilon if threat.epsilon else 0.0
+    return pgd(victim, threat.on(dataset.of_class("A")), step=step, **settings)
 
 
-def judge(gradient: InputGradient, dataset: Dataset, adversarial_af: np.ndarray) -> Verdicts:
+def noisy_af(dataset: Dataset, threat: Threat, seed: int = 0) -> np.ndarray:
+    """The control: AF recordings with every sample moved by +ε or -ε at random, in the same ball."""
+    problem = threat.on(dataset.of_class("A"))
+    return scaled(random_signs(problem.x.shape, np.random.default_rng(seed)), problem)
+
+
+def judge(victim: Victim, dataset: Dataset, adversarial_af: np.ndarray) -> Verdicts:
     """Verdicts of a model on clean recordings and on the given adversarial AF, (n AF, 9000, 1)."""
-    clean = gradient.logits(dataset.x).argmax(axis=1)
+    clean = victim.logits(dataset.x).argmax(axis=1)
     attacked = clean.copy()
-    attacked[dataset.y == AF] = gradient.logits(adversarial_af).argmax(axis=1)
+    attacked[dataset.y == AF] = victim.logits(adversarial_af).argmax(axis=1)
     return Verdicts(dataset.y, clean, attacked)
 
 
 def robustness_curve(
-    gradient: InputGradient,
+    victim: Victim,
     dataset: Dataset,
-    goal: Goal,
+    threat: Threat,
     *,
-    mask_padding: bool,
     step_per_epsilon: float = 0.1,
     epsilons: tuple[float, ...] = EPSILONS,
     progress: str = "",
@@ -77,46 +87,36 @@ def robustness_curve(
 ) -> dict[str, list[float]]:
     """AF recall under a fresh attack at each ε; the step grows with ε so that the whole ball is in reach.
 
-    Returns {"epsilon", "value", "low", "high"}: lists that begin at ε = 0, with 95 % Wilson intervals.
+    threat : all but its ε; settings : of `pgd`. Returns {"epsilon", "value", "low", "high"}: lists that
+    begin at ε = 0, with 95 % Wilson intervals.
     """
     af = dataset.of_class("A")
-    rates = [metrics.rate(gradient.logits(af.x).argmax(axis=1) == AF)]
+    read = [victim.logits(af.x)]
     for epsilon in epsilons:
-        result = attack_af(
-            gradient,
-            dataset,
-            goal,
-            mask_padding=mask_padding,
-            epsilon=epsilon,
-            step_size=epsilon * step_per_epsilon,
-            progress=progress and f"{progress}, ε {epsilon:g}",
-            **settings,
-        )
-        rates.append(metrics.rate(result.logits.argmax(axis=1) == AF))
-    return _curve((0.0, *epsilons), rates)
+        problem = replace(threat, epsilon=epsilon).on(af)
+        text = progress and f"{progress}, ε {epsilon:g}"
+        read.append(pgd(victim, problem, step=step_per_epsilon, progress=text, **settings).logits)
+    return _curve(epsilons, read)
 
 
 def noise_curve(
-    gradient: InputGradient,
+    victim: Victim,
     dataset: Dataset,
+    threat: Threat,
     *,
-    mask_padding: bool,
     epsilons: tuple[float, ...] = EPSILONS,
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """AF recall under random ±ε: the control for `robustness_curve`, in the same form."""
-    af = dataset.of_class("A")
-    mask = af.mask if mask_padding else None
-    rates = [
-        metrics.rate(gradient.logits(random_noise(af.x, e, mask, seed)).argmax(axis=1) == AF)
-        for e in (0.0, *epsilons)
-    ]
-    return _curve((0.0, *epsilons), rates)
+    noisy = [noisy_af(dataset, replace(threat, epsilon=e), seed) for e in (0.0, *epsilons)]
+    return _curve(epsilons, [victim.logits(x) for x in noisy])
 
 
-def _curve(epsilons: tuple[float, ...], rates: list[dict]) -> dict[str, list[float]]:
+def _curve(epsilons: tuple[float, ...], read: list[np.ndarray]) -> dict[str, list[float]]:
+    """AF recall of logits (n, 4) read at ε = 0 and at each ε."""
+    rates = [metrics.rate(logits.argmax(axis=1) == AF) for logits in read]
     return {
-        "epsilon": list(epsilons),
+        "epsilon": [0.0, *epsilons],
         "value": [r["value"] for r in rates],
         "low": [r["ci95"][0] for r in rates],
         "high": [r["ci95"][1] for r in rates],

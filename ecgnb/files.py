@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,3 +22,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, numbers: dict) -> None:
+    """Write numbers as JSON, sorted, so that the same numbers make the same file."""
+    text = json.dumps(_plain(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON knows it: NumPy made plain, NaN and infinities None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -7,75 +7,93 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 import keras
 import numpy as np
 
 from ecgnb.errors import EcgnbError
+from ecgnb.losses import cross_entropy
 
 BACKEND = keras.backend.backend()
 
 
+class Victim(Protocol):
+    """What an attack needs to know of a model, with or without something in front of it."""
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """(n, 4) float32 logits of x : (n, 9000, 1) float32, z-units, any n."""
+
+    def value_and_gradient(
+        self, x: np.ndarray, y: np.ndarray, targets: np.ndarray, loss: Callable = cross_entropy
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A loss of `losses` for each recording, its logits, and the loss's gradient.
+
+        x : (n, 9000, 1) float32, any n; y, targets : (n,) int, true and target classes (-1: untargeted).
+        Returns (n,), (n, 4) and (n, 9000, 1), all float32.
+        """
+
+
 class InputGradient:
-    """Logits of a model, and the gradient of a loss with respect to its input, in inference mode.
+    """The victim that is the network alone, in inference mode.
 
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
     read at every call, so one object serves a model while it trains.
     """
 
     def __init__(self, model: keras.Model, batch_size: int = 32):
-        self.batch_size = batch_size
-        compiled = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}.get(BACKEND)
-        if compiled is None:
+        compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}.get(BACKEND)
+        if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
-        self._logits, self._value_and_gradient = compiled(model, batch_size)
+        self.batch_size = batch_size
+        self._logits, self._compile = compiler(model, batch_size)
+        self._compiled = {}
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        """(n, 4) float32 logits of x : (n, 9000, 1) float32, z-units, any n."""
-        parts = [self._logits(x[rows]) for rows in self.batches(len(x))]
+        """As `Victim.logits`."""
+        parts = [self._logits(x[rows]) for rows in self._batches(len(x))]
         return np.concatenate(parts) if parts else np.empty((0, 4), np.float32)
 
     def value_and_gradient(
-        self, x: np.ndarray, labels: np.ndarray
+        self, x: np.ndarray, y: np.ndarray, targets: np.ndarray, loss: Callable = cross_entropy
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cross-entropy of each recording against `labels`, its logits, and its gradient.
+        """As `Victim.value_and_gradient`."""
+        if loss not in self._compiled:
+            self._compiled[loss] = self._compile(loss)
+        read = self._compiled[loss]
+        parts = [read(x[rows], y[rows], targets[rows]) for rows in self._batches(len(x))]
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
-        x : (n, 9000, 1) float32, n at most `batch_size`; labels : (n,) int.
-        Returns (n,), (n, 4) and (n, 9000, 1), all float32.
-        """
-        return self._value_and_gradient(x, labels)
-
-    def batches(self, n: int) -> list[slice]:
-        """Slices that cut n recordings into batches."""
+    def _batches(self, n: int) -> list[slice]:
         return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
 
 
 def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]:
-    """(x -> logits, (x, labels) -> (loss, logits, gradient)), compiled for any batch length."""
+    """x -> logits, compiled for any batch length, and loss -> ((x, y, targets) -> (loss, logits, slope))."""
     import tensorflow as tf
 
-    signal, classes = (
-        tf.TensorSpec((None, *model.input_shape[1:])),
-        tf.TensorSpec((None,), tf.int64),
-    )
+    signal = tf.TensorSpec((None, *model.input_shape[1:]))
+    classes = tf.TensorSpec((None,), tf.int64)
 
     # Measured on CPU: jit_compile=True is slower for this network (13.7 against 8.7 ms a gradient).
     @tf.function(input_signature=[signal], jit_compile=False)
     def logits(x):
         return tf.cast(model(x, training=False), tf.float32)
 
-    @tf.function(input_signature=[signal, classes], jit_compile=False)
-    def value_and_gradient(x, labels):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            z = tf.cast(model(x, training=False), tf.float32)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
-        return loss, z, tape.gradient(loss, x)
+    def compiled(loss):
+        @tf.function(input_signature=[signal, classes, classes], jit_compile=False)
+        def value_and_gradient(x, y, targets):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                z = tf.cast(model(x, training=False), tf.float32)
+                value = loss(z, y, targets)
+            # A model that rounds its input has no path for a gradient: that is a slope of zero.
+            zero = tf.UnconnectedGradients.ZERO
+            return value, z, tape.gradient(value, x, unconnected_gradients=zero)
 
-    return (
-        lambda x: logits(x).numpy(),
-        lambda x, labels: tuple(part.numpy() for part in value_and_gradient(x, labels)),
-    )
+        return lambda *given: tuple(part.numpy() for part in value_and_gradient(*given))
+
+    return lambda x: logits(x).numpy(), compiled
 
 
 def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callable]:
@@ -85,13 +103,6 @@ def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callabl
     def call(variables, x):
         return model.stateless_call(*variables, x, training=False)[0].astype("float32")
 
-    def summed_loss(x, variables, labels):
-        z = call(variables, x)
-        loss = -jax.nn.log_softmax(z)[jax.numpy.arange(batch_size), labels]
-        return loss.sum(), (loss, z)
-
-    logits, gradient = jax.jit(call), jax.jit(jax.grad(summed_loss, has_aux=True))
-
     def variables():
         both = model.trainable_variables, model.non_trainable_variables
         return tuple([v.value for v in some] for some in both)
@@ -99,11 +110,22 @@ def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callabl
     def padded(a):
         return np.concatenate([a, np.repeat(a[:1], batch_size - len(a), axis=0)])
 
-    def value_and_gradient(x, labels):
-        slope, (loss, z) = gradient(padded(x), variables(), padded(labels))
-        return tuple(np.asarray(part)[: len(x)] for part in (loss, z, slope))
+    def compiled(loss):
+        def summed(x, variables, y, targets):
+            z = call(variables, x)
+            value = loss(z, y, targets)
+            return value.sum(), (value, z)
 
-    return lambda x: np.asarray(logits(variables(), padded(x)))[: len(x)], value_and_gradient
+        gradient = jax.jit(jax.grad(summed, has_aux=True))
+
+        def value_and_gradient(x, y, targets):
+            slope, (value, z) = gradient(padded(x), variables(), padded(y), padded(targets))
+            return tuple(np.asarray(part)[: len(x)] for part in (value, z, slope))
+
+        return value_and_gradient
+
+    logits = jax.jit(call)
+    return lambda x: np.asarray(logits(variables(), padded(x)))[: len(x)], compiled
 
 
 def distribution() -> contextlib.AbstractContextManager:

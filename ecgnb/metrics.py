@@ -97,3 +97,32 @@ def rate(flags: np.ndarray) -> dict:
         return {"value": None, "ci95": [None, None], "count": 0, "of": 0}
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
     return {"value": hits / n, "ci95": [float(low), float(high)], "count": hits, "of": n}
+
+
+def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
+    """Two models on the same recordings: difference of shares b - a, paired, and McNemar's exact test.
+
+    a, b : (n,) bool, such as "read rightly". {"value": difference, "ci95": paired bootstrap, "only a": …,
+    "only b": …, "p": two-sided, exact: whether the recordings on which they differ favour one}.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    change = b.astype(float) - a
+    draws = np.random.default_rng(seed).integers(len(a), size=(BOOTSTRAPS, len(a)))
+    p = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
+    ends = interval(change[draws].mean(axis=1))
+    return {
+        "value": float(change.mean()),
+        "ci95": ends,
+        "only a": only_a,
+        "only b": only_b,
+        "p": float(p),
+    }
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p values of several tests, adjusted so that all may be read together (Holm 1979); shape as p."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted

@@ -1,10 +1,8 @@
-"""Plumbing that keeps the notebooks thin: parameters, folders, provenance, model or training run."""
+"""Plumbing that keeps the notebooks thin: parameters, folders, model or training run."""
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
-import platform
 from pathlib import Path
 
 import keras
@@ -16,7 +14,6 @@ from ecgnb import model as network
 from ecgnb.errors import EcgnbError
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("ecgnb", "keras", "numpy", "scipy")
 
 
 def check_parameters() -> None:
@@ -58,24 +55,6 @@ def output_folder(out: str) -> Path:
     return folder
 
 
-def provenance(dataset: data.Dataset, seed: int, model: str) -> dict:
-    """What every figure's JSON says of itself."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    backend = keras.backend.backend()
-    return {
-        "data": "DEMO (SYNTHETIC)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
-        "split": dataset.split,
-        "recordings": len(dataset),
-        "AF recordings": len(dataset.of_class("A")),
-        "protocol": dataset.protocol,
-        "labels": dataset.labels,
-        "seed": seed,
-        "model": model,
-        "versions": versions
-        | {"python": platform.python_version(), backend: importlib.metadata.version(backend)},
-    }
-
-
 def load_or_train(
     recipe: training.Recipe | None,
     name: str,
@@ -114,28 +93,6 @@ def devices() -> str:
 
         found = [device.name for device in tf.config.list_logical_devices()]
     return f"Keras {keras.__version__} on {keras.backend.backend()}: {', '.join(found)}"
-
-
-def headline(numbers: dict) -> dict[str, str]:
-    """The lines worth reading aloud from a figure's numbers: value, interval, and counts of shares."""
-    lines = {
-        "AF F1, clean": numbers["clean"]["F1 A"],
-        "AF F1, attacked": numbers["attacked"]["F1 A"],
-        "AF recall, clean": numbers["clean"]["AF recall"],
-        "AF recall, attacked": numbers["attacked"]["AF recall"],
-        "AF recall, random noise of the same size": numbers["AF recall under random noise"],
-    }
-    lines |= {key: value for key, value in numbers.items() if key.startswith("AF read as")}
-    return {name: spoken(score) for name, score in lines.items()}
-
-
-def spoken(score: dict) -> str:
-    """ "0.94 [0.83, 0.98] (44 of 47)": a value, its 95 % interval, and the count where it is a share."""
-    if score["value"] is None:
-        return "no recordings"
-    low, high = score["ci95"]
-    counted = f" ({score['count']} of {score['of']})" if "of" in score else ""
-    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]{counted}"
 
 
 def histories_beside(

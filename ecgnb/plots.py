@@ -1,4 +1,4 @@
-"""How results are drawn: six figures, and `save`, which puts every figure's numbers beside it.
+"""How results are drawn: a function a figure, and `save`, which puts its numbers beside it.
 
 Nothing here is global: each figure is drawn in a style context of its own, and none stays open in pyplot.
 A colour means one thing everywhere; all are from seaborn's "colorblind" palette, or grey.
@@ -7,7 +7,6 @@ A colour means one thing everywhere; all are from seaborn's "colorblind" palette
 from __future__ import annotations
 
 import io
-import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -22,9 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
+from ecgnb.data import WINDOW
 from ecgnb.errors import EcgnbError
-from ecgnb.files import write_atomically
-from ecgnb.records import CLASSES, FS
+from ecgnb.files import write_atomically, write_json
+from ecgnb.records import BAND, CLASSES, FS
+from ecgnb.smoothing import l2_equivalent, linf_equivalent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ PAPER, SMALL_BOX, BIG_BOX = "#fffaf8", "#f9dcd8", "#eca9a4"
 LEAD_IN = 2 * BOX_S  # s of paper left of the trace, for the calibration pulse
 FACTORS = (50, 20, 10, 5, 2)  # magnifications of a perturbation
 STRIP_MV = 1.0  # a magnified perturbation stays within this, if the smallest factor lets it
+ROUNDING_UV2_PER_HZ = 1 / 12 / (FS / 2)  # noise of rounding to 1 µV: no recording has less
 
 
 class _Figure(Figure):
@@ -222,6 +224,37 @@ def robustness_curve(
 
 
 @style.context(STYLE)
+def certified_curve(curves: dict[str, dict], subtitle: str) -> Figure:
+    """Certified AF recall against the L2 radius of the certificate, with 95 % intervals.
+
+    curves : name -> what `smoothing.certified_recall` returns, radii rising. Between two radii the value of
+        the larger is drawn, so that no point of a line says more than is certified. A line ends at 0.
+    """
+    fig = _Figure(figsize=(8, 5.6), layout="constrained")
+    _head(fig, "Certified AF recall against the certified radius, 95 % intervals", subtitle)
+    ax = fig.subplots()
+    for number, ((name, curve), colour) in enumerate(
+        zip(curves.items(), _colours(list(curves)), strict=True)
+    ):
+        # Past the first 0 lines and bands of all curves would lie on one another.
+        end = [*curve["value"], 0].index(0) + 1
+        x, value, low, high = (
+            _floats(curve[key][:end]) for key in ("radius", "value", "low", "high")
+        )
+        ax.fill_between(x, low, high, step="pre", color=colour, alpha=0.15, lw=0)
+        dash = DASHES[number % len(DASHES)]
+        ax.step(x, value, where="pre", ls=dash, color=colour, lw=1.8, label=name, clip_on=False)
+    widest = max(max(curve["radius"]) for curve in curves.values())
+    ax.set(xlim=(0, widest * 1.03), ylim=(-0.02, 1.02), xlabel="radius (L2), z-units")
+    scales = (lambda r: linf_equivalent(r, WINDOW), lambda e: l2_equivalent(e, WINDOW))
+    top = ax.secondary_xaxis("top", functions=scales)
+    top.set_xlabel(f"ε of the largest L∞ ball inside, z-units: radius/√{WINDOW}")
+    _tidy(ax, "certified AF recall")
+    _legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
+@style.context(STYLE)
 def attack_figure(
     clean_mv: np.ndarray,
     adversarial_mv: np.ndarray,
@@ -304,12 +337,38 @@ def microvolts_figure(sd_uv: dict[str, np.ndarray], epsilon: float, subtitle: st
     return fig
 
 
+@style.context(STYLE)
+def spectra_figure(spectra: dict[str, tuple[np.ndarray, np.ndarray]], subtitle: str) -> Figure:
+    """Power spectral densities of recordings, attacks and controls, with the monitor's pass-band.
+
+    spectra : name -> (frequency, Hz; density, µV²/Hz), as `physiology.mean_spectrum` returns them
+    """
+    fig = _Figure(figsize=(8.6, 5.6), layout="constrained")
+    _head(fig, "Power spectral density, mean over recordings", subtitle)
+    ax = fig.subplots()
+    colours = _colours(list(spectra), distinct=True)
+    for number, ((name, spectrum), colour) in enumerate(zip(spectra.items(), colours, strict=True)):
+        # Not the ends: Welch takes the mean out, and one-sided density halves at Nyquist.
+        frequency, density = (values[1:-1] for values in spectrum)
+        dash = DASHES[colours[:number].count(colour) % len(DASHES)]
+        ax.plot(frequency, density, ls=dash, color=colour, lw=1.3, label=name)
+    for edge in BAND:
+        ax.axvline(edge, color="0.3", lw=1, zorder=1)
+        place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+        ax.annotate(f"{edge:g} Hz", (edge, 1), (0, 3), ha="center", fontsize=9, **place)
+    ax.set_yscale("log")
+    ax.set(xlim=(-1.5, FS / 2), xlabel="frequency, Hz")
+    ax.set_ylim(bottom=max(ax.get_ylim()[0], ROUNDING_UV2_PER_HZ / 10))
+    _tidy(ax, "power spectral density, µV²/Hz")
+    _legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
 def save(figure: Figure, path: Path, numbers: dict) -> None:
     """Write a figure as PNG (150 dpi, true size) and its numbers as JSON beside it.
 
     Never half a file, and the same bytes for the same figure: no date or version is written.
     """
-    text = json.dumps(_plain(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     with style.context(STYLE):
         write_atomically(
             path,
@@ -317,22 +376,7 @@ def save(figure: Figure, path: Path, numbers: dict) -> None:
                 target, format="png", dpi=DPI, metadata={"Software": None}
             ),
         )
-    write_atomically(
-        path.with_suffix(".json"), lambda target: target.write_text(text, encoding="utf-8")
-    )
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON knows it: NumPy made plain, NaN and infinities None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    write_json(path.with_suffix(".json"), numbers)
 
 
 def _ecg_paper(
@@ -420,7 +464,7 @@ def _colours(names: Sequence[str], distinct: bool = False) -> list[str]:
     """
     spare, found = list(OTHERS) * len(names), []
     for name in names:
-        word = re.search(rf"\b({'|'.join(COLOURS)})\b", name)
+        word = re.search(rf"\b({'|'.join(COLOURS)})\b(?! wander)", name)
         if word and not (distinct and COLOURS[word[0]] in found):
             found.append(COLOURS[word[0]])
         else:

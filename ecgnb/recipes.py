@@ -68,6 +68,8 @@ class Recipe:
                 raise EcgnbError(f"{name}={getattr(self, name)!r}: expected {' or '.join(values)}")
         if self.epochs < 1:
             raise EcgnbError(f"epochs={self.epochs}: training needs at least 1")
+        if self.epsilon <= 0:
+            raise EcgnbError(f"epsilon={self.epsilon}: a defence trains against more than 0")
 
 
 def recipe_for(defence: str, protocol: str = "leakfree", **changes) -> Recipe:

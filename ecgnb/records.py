@@ -23,6 +23,7 @@ from ecgnb.sources import Archive, cache_dir
 
 FS = 300  # samples per second
 UNITS_PER_MV = 1000
+BAND = (0.5, 40.0)  # Hz, pass-band of an ECG monitor
 CLASSES = ("A", "N", "O", "~")  # AF, normal, other, noisy: the index is the class number
 SHORTEST = 9 * FS  # the challenge's shortest recordings last 9 s
 CACHE_FORMAT = 1  # raise when the layout of the cached array file changes

@@ -1,11 +1,18 @@
-"""The results table, made from the figures' JSON alone: no number is typed by hand."""
+"""What numbers say of themselves, and the results table, made from the figures' JSON: none is typed by hand."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
 from pathlib import Path
 
+import keras
+
+from ecgnb.data import Dataset
 from ecgnb.errors import EcgnbError
+
+PACKAGES = ("ecgnb", "keras", "numpy", "scipy")
 
 # Published by the original ("Small Changes, Big Errors", HSTE21): AF F1, clean and at ε 0.2.
 ORIGINAL = {
@@ -19,6 +26,46 @@ SOURCES = {
     "adaptive": "final_clean_matrix.json",
 }
 SHOWN = ("F1 A", "F1 N", "F1 O", "F1 ~", "challenge score")
+
+
+def provenance(dataset: Dataset, seed: int, model: str) -> dict:
+    """What every figure's JSON says of itself."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    backend = keras.backend.backend()
+    return {
+        "data": "DEMO (SYNTHETIC)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
+        "split": dataset.split,
+        "recordings": len(dataset),
+        "AF recordings": len(dataset.of_class("A")),
+        "protocol": dataset.protocol,
+        "labels": dataset.labels,
+        "seed": seed,
+        "model": model,
+        "versions": versions
+        | {"python": platform.python_version(), backend: importlib.metadata.version(backend)},
+    }
+
+
+def headline(numbers: dict) -> dict[str, str]:
+    """The lines worth reading aloud from a figure's numbers: value, interval, and counts of shares."""
+    lines = {
+        "AF F1, clean": numbers["clean"]["F1 A"],
+        "AF F1, attacked": numbers["attacked"]["F1 A"],
+        "AF recall, clean": numbers["clean"]["AF recall"],
+        "AF recall, attacked": numbers["attacked"]["AF recall"],
+        "AF recall, random noise of the same size": numbers["AF recall under random noise"],
+    }
+    lines |= {key: value for key, value in numbers.items() if key.startswith("AF read as")}
+    return {name: spoken(score) for name, score in lines.items()}
+
+
+def spoken(score: dict) -> str:
+    """ "0.94 [0.83, 0.98] (44 of 47)": a value, its 95 % interval, and the count where it is a share."""
+    if score["value"] is None:
+        return "no recordings"
+    low, high = score["ci95"]
+    counted = f" ({score['count']} of {score['of']})" if "of" in score else ""
+    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]{counted}"
 
 
 def results_table(folder: Path) -> str:

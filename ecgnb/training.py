@@ -21,13 +21,14 @@ from tqdm.auto import tqdm
 
 from ecgnb import metrics
 from ecgnb import model as network
-from ecgnb.attacks import goal_of, pgd
+from ecgnb.attacks import pgd
 from ecgnb.data import WINDOW, Dataset, balanced_index, class_weights, window
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically
 from ecgnb.gradients import InputGradient, distribution
 from ecgnb.recipes import Recipe
 from ecgnb.records import CLASSES
+from ecgnb.threats import Threat, goal_of
 
 AF = CLASSES.index("A")
 WATCH_STEPS = 10  # PGD steps of the attack on dev after every epoch, whatever a recipe trains with
@@ -146,17 +147,9 @@ def _epoch_maker(
         return x, train_set.y[order]
 
     def attack(of: InputGradient, rows: np.ndarray) -> np.ndarray:
-        return pgd(
-            of,
-            train_set.x[rows],
-            train_set.y[rows],
-            goal_of(recipe.target),
-            epsilon=recipe.epsilon,
-            step_size=recipe.step_size,
-            steps=recipe.steps,
-            mask=train_set.mask[rows] if recipe.mask_padding else None,
-            progress="attacking AF",
-        ).x
+        problem = _threat(recipe).on(train_set.take(rows))
+        step = recipe.step_size / recipe.epsilon
+        return pgd(of, problem, steps=recipe.steps, step=step, progress="attacking AF").x
 
     if recipe.defence == "baseline":
         return all_recordings
@@ -181,6 +174,11 @@ def _epoch_maker(
         return x[order], y[order]
 
     return mixed
+
+
+def _threat(recipe: Recipe) -> Threat:
+    """What a defence trains against, and is watched under."""
+    return Threat(goal_of(recipe.target), recipe.epsilon, spare_padding=recipe.mask_padding)
 
 
 def _mix(y: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -264,18 +262,9 @@ def _dev_scores(
     row["dev challenge score"] = float(metrics.challenge_score(counts))
     row["dev AF recall"] = float(metrics.recall(counts))
     if robust_watch:
-        af = dev.of_class("A")
-        attacked = pgd(
-            gradient,
-            af.x,
-            af.y,
-            goal_of(recipe.target),
-            epsilon=recipe.epsilon,
-            step_size=recipe.step_size,
-            steps=WATCH_STEPS,
-            mask=af.mask if recipe.mask_padding else None,
-            progress="watching dev AF",
-        )
+        problem = _threat(recipe).on(dev.of_class("A"))
+        step = recipe.step_size / recipe.epsilon
+        attacked = pgd(gradient, problem, steps=WATCH_STEPS, step=step, progress="watching dev AF")
         row["dev robust AF recall"] = float((attacked.logits.argmax(axis=1) == AF).mean())
     return row
 

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import audit, data, notebook, plots
+from ecgnb import audit, data, notebook, plots, report
 from ecgnb.records import CLASSES
 
 notebook.check_parameters()
@@ -67,7 +67,7 @@ strips = {
 }
 gallery = plots.class_gallery(strips, validation.title)
 shown = {"records": [str(one.names[0]) for one in first.values()]}
-about = notebook.provenance(validation, SEED, "none")
+about = report.provenance(validation, SEED, "none")
 plots.save(gallery, out / "class_gallery.png", about | shown)
 display(gallery)
 

@@ -40,10 +40,11 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import attacks, data, evaluation, metrics, notebook, plots, recipes
+from ecgnb import data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import softmax
 from ecgnb.records import CLASSES
+from ecgnb.threats import Threat, goal_of
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
@@ -84,7 +85,7 @@ clean = gradient.logits(judged.x).argmax(axis=1)
 clean_scores = metrics.scores(judged.y, clean, SEED)
 matrix = metrics.confusion(judged.y, clean)
 figure = plots.confusion_figure({"clean": matrix}, judged.title, {"clean": clean_scores})
-about = notebook.provenance(judged, SEED, origin)
+about = report.provenance(judged, SEED, origin)
 plots.save(
     figure, out / "baseline_clean.png", about | {"clean": clean_scores, "confusion clean": matrix}
 )
@@ -100,10 +101,9 @@ display(figure)
 # Only AF recordings are attacked, and only their real samples: zero padding is no signal that anyone could inject.
 
 # %%
-goal = attacks.goal_of(TARGET)
-settings = dict(epsilon=EPSILON, step_size=EPS_STEP, steps=MAX_ITER, seed=SEED, restarts=RESTARTS)
-settings |= dict(random_start=RESTARTS > 1, mask_padding=PROTOCOL == "leakfree")
-result = evaluation.attack_af(gradient, judged, goal, progress="PGD on AF", **settings)
+threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
+settings = dict(step_size=EPS_STEP, steps=MAX_ITER, restarts=RESTARTS, random_start=RESTARTS > 1)
+result = evaluation.attack_af(gradient, judged, threat, seed=SEED, progress="PGD on AF", **settings)
 
 # %% [markdown]
 # Never trust an attack that has not been checked. Is it inside the ball, exactly? Is the padding as it was?
@@ -121,10 +121,11 @@ print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 
 # %%
 verdicts = evaluation.judge(gradient, judged, result.x)
-numbers = verdicts.numbers(goal)
-noisy = attacks.random_noise(af.x, EPSILON, af.mask if PROTOCOL == "leakfree" else None, SEED)
+numbers = verdicts.numbers(threat.goal, SEED)
+noisy = evaluation.noisy_af(judged, threat, SEED)
 noise_recall = metrics.rate(gradient.logits(noisy).argmax(axis=1) == evaluation.AF)
-numbers |= about | {"AF recall under random noise": noise_recall, "attack": settings}
+attack = {"threat": str(threat), "epsilon": EPSILON} | settings
+numbers |= about | {"AF recall under random noise": noise_recall, "attack": attack}
 maps = {"clean": verdicts.clean, f"AF attacked, ε {EPSILON}": verdicts.attacked}
 figure = plots.confusion_figure(
     {name: metrics.confusion(judged.y, predicted) for name, predicted in maps.items()},
@@ -135,7 +136,7 @@ plots.save(figure, out / "baseline_attacked.png", numbers)
 display(figure)
 
 # %%
-for name, score in notebook.headline(numbers).items():
+for name, score in report.headline(numbers).items():
     print(f"{name:60s} {score}")
 
 # %% [markdown]
@@ -153,7 +154,7 @@ chances = softmax(gradient.logits(np.stack([af.x[one], result.x[one]])))
 read = [f"read as {CLASSES[p.argmax()]}, {p.max():.0%}" for p in chances]
 titles = (f"{af.names[one]} (AF), clean: {read[0]}", f"attacked: {read[1]}")
 figure = plots.attack_figure(*pair, titles, judged.title)
-shown = {"record": af.names[one], "probabilities clean, attacked": chances, "attack": settings}
+shown = {"record": af.names[one], "probabilities clean, attacked": chances, "attack": attack}
 plots.save(figure, out / "attack_visual.png", about | shown)
 display(figure)
 

@@ -43,14 +43,14 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import attacks, data, evaluation, metrics, notebook, plots, recipes
+from ecgnb import data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import load
+from ecgnb.threats import Threat, goal_of
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
-goal = attacks.goal_of(TARGET)
-spare_padding = PROTOCOL == "leakfree"
+threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 
 # %% [markdown]
 # ## The recipe
@@ -84,7 +84,7 @@ model, history, origin = notebook.load_or_train(
 )
 gradient = InputGradient(model, BATCH_SIZE)
 undefended = InputGradient(load(BASELINE), BATCH_SIZE)
-about = notebook.provenance(judged, SEED, origin)
+about = report.provenance(judged, SEED, origin)
 print(judged.title, "·", origin)
 
 # %% [markdown]
@@ -126,9 +126,10 @@ display(figure)
 # difference between the two AF rows: only the right one is evidence of robustness.
 
 # %%
-settings = dict(epsilon=EPSILON, step_size=EPS_STEP, steps=MAX_ITER, mask_padding=spare_padding)
-stored = evaluation.attack_af(undefended, judged, goal, progress="stored attack", **settings)
-fresh = evaluation.attack_af(gradient, judged, goal, progress="fresh attack", **settings)
+settings = dict(step_size=EPS_STEP, steps=MAX_ITER)
+attack = {"threat": str(threat), "epsilon": EPSILON} | settings
+stored = evaluation.attack_af(undefended, judged, threat, progress="stored attack", **settings)
+fresh = evaluation.attack_af(gradient, judged, threat, progress="fresh attack", **settings)
 
 # %% tags=["nbval-check-output"]
 af = judged.of_class("A")
@@ -139,8 +140,8 @@ for name, made in {"stored": stored.x, "fresh": fresh.x}.items():
 # %%
 by_stored = evaluation.judge(gradient, judged, stored.x)
 by_fresh = evaluation.judge(gradient, judged, fresh.x)
-noisy = attacks.random_noise(af.x, EPSILON, af.mask if spare_padding else None, SEED)
-numbers = about | by_fresh.numbers(goal) | {"attack": settings}
+noisy = evaluation.noisy_af(judged, threat, SEED)
+numbers = about | by_fresh.numbers(threat.goal, SEED) | {"attack": attack}
 numbers["stored attack"] = metrics.scores(judged.y, by_stored.attacked, SEED)
 numbers["confusion stored attack"] = metrics.confusion(judged.y, by_stored.attacked)
 noise_read = gradient.logits(noisy).argmax(axis=1)
@@ -157,8 +158,8 @@ plots.save(figure, out / "static_matrix_attacked.png", numbers)
 display(figure)
 
 # %%
-print(f"{'AF recall, stored attack':60s} {notebook.spoken(numbers['stored attack']['AF recall'])}")
-for name, score in notebook.headline(numbers).items():
+print(f"{'AF recall, stored attack':60s} {report.spoken(numbers['stored attack']['AF recall'])}")
+for name, score in report.headline(numbers).items():
     print(f"{name:60s} {score}")
 
 # %% [markdown]
@@ -168,19 +169,19 @@ for name, score in notebook.headline(numbers).items():
 # zero: a robust model degrades slowly; a masked one falls late but all at once.
 
 # %%
-sweep = dict(mask_padding=spare_padding, steps=MAX_ITER, step_per_epsilon=EPS_STEP / EPSILON)
+sweep = dict(steps=MAX_ITER, step_per_epsilon=EPS_STEP / EPSILON if EPSILON else 0.1)
 curves = {
-    "baseline": evaluation.robustness_curve(undefended, judged, goal, progress="baseline", **sweep),
-    "static": evaluation.robustness_curve(gradient, judged, goal, progress="static", **sweep),
-    "random ±ε on static": evaluation.noise_curve(
-        gradient, judged, mask_padding=spare_padding, seed=SEED
+    "baseline": evaluation.robustness_curve(
+        undefended, judged, threat, progress="baseline", **sweep
     ),
+    "static": evaluation.robustness_curve(gradient, judged, threat, progress="static", **sweep),
+    "random ±ε on static": evaluation.noise_curve(gradient, judged, threat, seed=SEED),
 }
 
 # %%
 uv_per_z = float(np.median(af.sd_mv) * 1000)
 figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
-facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": sweep}
+facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": {"goal": TARGET} | sweep}
 plots.save(figure, out / "static_stress_test.png", about | facts)
 display(figure)
 

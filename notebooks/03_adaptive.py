@@ -45,14 +45,14 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import attacks, data, evaluation, metrics, notebook, plots, recipes
+from ecgnb import data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import load
+from ecgnb.threats import Threat, goal_of
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
-goal = attacks.goal_of(TARGET)
-spare_padding = PROTOCOL == "leakfree"
+threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 
 # %% [markdown]
 # ## The recipe
@@ -92,7 +92,7 @@ model, history, origin = notebook.load_or_train(
 )
 gradient = InputGradient(model, BATCH_SIZE)
 undefended = InputGradient(load(BASELINE), BATCH_SIZE)
-about = notebook.provenance(judged, SEED, origin)
+about = report.provenance(judged, SEED, origin)
 print(judged.title, "·", origin)
 
 # %% [markdown]
@@ -118,8 +118,9 @@ display(figure)
 # this very model.
 
 # %%
-settings = dict(epsilon=EPSILON, step_size=EPS_STEP, steps=MAX_ITER, mask_padding=spare_padding)
-fresh = evaluation.attack_af(gradient, judged, goal, progress="fresh attack", **settings)
+settings = dict(step_size=EPS_STEP, steps=MAX_ITER)
+attack = {"threat": str(threat), "epsilon": EPSILON} | settings
+fresh = evaluation.attack_af(gradient, judged, threat, progress="fresh attack", **settings)
 
 # %% tags=["nbval-check-output"]
 af = judged.of_class("A")
@@ -128,8 +129,12 @@ print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
 print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 
 # %%
-numbers = about | evaluation.judge(gradient, judged, fresh.x).numbers(goal) | {"attack": settings}
-noisy = attacks.random_noise(af.x, EPSILON, af.mask if spare_padding else None, SEED)
+numbers = (
+    about
+    | evaluation.judge(gradient, judged, fresh.x).numbers(threat.goal, SEED)
+    | {"attack": attack}
+)
+noisy = evaluation.noisy_af(judged, threat, SEED)
 noise_read = gradient.logits(noisy).argmax(axis=1)
 numbers["AF recall under random noise"] = metrics.rate(noise_read == evaluation.AF)
 
@@ -144,7 +149,7 @@ plots.save(figure, out / "final_clean_matrix.png", numbers)
 display(figure)
 
 # %%
-for name, score in notebook.headline(numbers).items():
+for name, score in report.headline(numbers).items():
     print(f"{name:60s} {score}")
 
 # %% [markdown]
@@ -155,24 +160,22 @@ for name, score in notebook.headline(numbers).items():
 # differences.
 
 # %%
-sweep = dict(mask_padding=spare_padding, steps=MAX_ITER, step_per_epsilon=EPS_STEP / EPSILON)
+sweep = dict(steps=MAX_ITER, step_per_epsilon=EPS_STEP / EPSILON if EPSILON else 0.1)
 models = {
     "baseline": InputGradient(load(BASELINE), BATCH_SIZE),
     "static": InputGradient(load(STATIC), BATCH_SIZE),
     "adaptive": gradient,
 }
 curves = {
-    name: evaluation.robustness_curve(of, judged, goal, progress=name, **sweep)
+    name: evaluation.robustness_curve(of, judged, threat, progress=name, **sweep)
     for name, of in models.items()
 }
-curves["random ±ε on adaptive"] = evaluation.noise_curve(
-    gradient, judged, mask_padding=spare_padding, seed=SEED
-)
+curves["random ±ε on adaptive"] = evaluation.noise_curve(gradient, judged, threat, seed=SEED)
 
 # %%
 uv_per_z = float(np.median(af.sd_mv) * 1000)
 figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
-facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": sweep}
+facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": {"goal": TARGET} | sweep}
 plots.save(figure, out / "final_robustness_curve.png", about | facts)
 display(figure)
 

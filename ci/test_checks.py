@@ -1,0 +1,151 @@
+"""The checks of an evaluation: an honest model passes, deliberately broken ones are caught."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from ecgnb import checks
+from ecgnb import model as network
+from ecgnb.attacks import AttackResult
+from ecgnb.checks import FAIL, PASS, WARN, run_checks
+from ecgnb.gradients import InputGradient
+from ecgnb.robustness import Subject
+from ecgnb.threats import Threat
+
+
+class Noise(layers.Layer):
+    """Gaussian noise at inference: randomness that hides the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + 0.3 * keras.random.normal(ops.shape(x), seed=self.generator)
+
+
+def honest(inner, x):
+    return inner(x)
+
+
+def saturating(inner, x):
+    """A softmax temperature of 1/1000: probabilities of exactly 0 and 1, and no slope."""
+    return 1000 * inner(x)
+
+
+def quantised(inner, x):
+    """An input rounded to steps of 0.25 z-units: flat almost everywhere."""
+    return inner(ops.round(4 * x) / 4)
+
+
+def noisy(inner, x):
+    return inner(Noise()(x))
+
+
+@pytest.fixture(scope="module")
+def posed(validation):
+    """Four AF recordings that the baseline reads rightly, under the original's threat; and the baseline."""
+    inner = network.load("baseline")
+    af = validation.of_class("A")
+    found = np.flatnonzero(InputGradient(inner).logits(af.x).argmax(axis=1) == 0)[:4]
+    return Threat().on(af.take(found)), inner
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("build", "caught_by"),
+    [
+        (honest, set()),
+        (saturating, {"gradients are finite and not zero"}),
+        (quantised, {"gradients are finite and not zero", "a large ε turns every recording"}),
+        (noisy, {"outputs repeat, whatever the batch"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught_by, tmp_path):
+    problem, inner = posed
+    inputs = keras.Input(inner.input_shape[1:])
+    victim = InputGradient(keras.Model(inputs, build(inner, inputs)))
+    subject = Subject(build.__name__, victim, build.__name__)
+    found = run_checks(subject, problem, InputGradient(inner), tmp_path, steps=10)
+    failed = {check.name for check in found if check.verdict == FAIL}
+    assert caught_by <= failed and bool(caught_by) == bool(failed), [vars(c) for c in found]
+    assert all(check.evidence and check.advice for check in found)
+
+
+def flags(*ones, of=20):
+    return np.isin(np.arange(of), ones)
+
+
+def path(*loss):
+    """A result with the losses of some recordings, one list each."""
+    return AttackResult(None, None, None, None, np.array(loss, float).T)
+
+
+FEW, MANY, MORE = flags(0, 1), flags(*range(10)), flags(*range(5, 18))
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict"),
+    [
+        (checks.success_grows_with_epsilon({0.1: FEW, 0.2: MANY}), PASS),
+        (checks.success_grows_with_epsilon({0.2: FEW, 0.1: MANY}), FAIL),
+        (checks.a_large_ball_turns_all(flags(*range(20)), 5), PASS),
+        (checks.a_large_ball_turns_all(flags(*range(19)), 5), WARN),
+        (checks.a_large_ball_turns_all(MANY, 5), FAIL),
+        (checks.more_work_changes_little(MANY, MANY), PASS),
+        (checks.more_work_changes_little(MANY, flags(*range(12))), WARN),
+        (checks.more_work_changes_little(FEW, MANY), FAIL),
+        (checks.iterating_beats_one_step(FEW, MANY), PASS),
+        (checks.iterating_beats_one_step(MANY, FEW), FAIL),
+        (checks.white_box_beats_transfer(MANY, FEW, flags(0)), PASS),
+        (checks.white_box_beats_transfer(MANY, MORE, FEW), FAIL),
+        (checks.white_box_beats_transfer(FEW, FEW, flags(5, 6, 7)), FAIL),
+        (checks.no_gradient_does_not_win(MANY, FEW), PASS),
+        (checks.no_gradient_does_not_win(FEW, flags(5)), FAIL),
+        (checks.goals_agree(FEW, MANY), PASS),
+        (checks.goals_agree(MANY, FEW), FAIL),
+        (checks.no_silent_success(MANY, MANY), PASS),
+        (checks.no_silent_success(FEW, MANY), WARN),
+        (checks.the_loss_rises(path([0, 1, 2, 3], [0, 2, 1, 3])), PASS),
+        (checks.the_loss_rises(path([3, 2, 1, 0], [0, 2, 1, 3])), FAIL),
+        (checks.the_loss_has_settled(path([0, 5, 9, 9.1, 9.1], [0, 3, 8, 8, 8])), PASS),
+        (checks.the_loss_has_settled(path([0, 1, 2, 3, 4], [0, 2, 4, 6, 8])), WARN),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_verdicts(check, verdict):
+    assert check.verdict == verdict, check.evidence
+
+
+def test_probabilities_are_told_from_logits(posed_demo):
+    victim, problem = posed_demo
+
+    class Softmaxed:
+        def logits(self, x):
+            return network.softmax(victim.logits(x))
+
+    assert checks.logits_are_attacked(victim, problem).verdict == PASS
+    assert checks.logits_are_attacked(Softmaxed(), problem).verdict == FAIL
+
+
+def test_batch_statistics_in_the_attack_are_caught(posed_demo):
+    """A victim that reads in training mode: its slopes depend on the company."""
+    victim, problem = posed_demo
+
+    class Training:
+        def value_and_gradient(self, x, y, targets):
+            value, logits, slope = victim.value_and_gradient(x, y, targets)
+            return value, logits, slope * x.std()
+
+    assert checks.slopes_ignore_company(victim, problem).verdict == PASS
+    assert checks.slopes_ignore_company(Training(), problem).verdict == FAIL
+
+
+@pytest.fixture(scope="module")
+def posed_demo(demo_dev):
+    keras.utils.set_random_seed(3)
+    return InputGradient(network.build()), Threat().on(demo_dev.take(np.arange(3)))

@@ -1,0 +1,167 @@
+"""Worst case, smallest ε, results kept on disk, and the whole evaluation on the demo set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_attacks import _at_distance, problem, two_sided_model
+
+from ecgnb import metrics, robustness
+from ecgnb.attacks import AttackResult, pgd
+from ecgnb.robustness import (
+    BUDGETS,
+    Attack,
+    Subject,
+    control_suite,
+    minimum,
+    robustness_summary,
+    run,
+    suite,
+    survival,
+    worst_case,
+)
+from ecgnb.store import cached
+
+W = np.random.default_rng(2).normal(size=9000).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lined_up():
+    """A linear victim, and recordings whose smallest ε is known: 0.05, 0.1, … times sum|w|."""
+    x = np.random.default_rng(1).normal(size=(6, 9000, 1)).astype(np.float32)
+    true = np.array([0.0, 0.05, 0.1, 0.333, 0.6, 2.0])
+    away = -true * np.abs(W).sum() + np.array([1.0, 0, 0, 0, 0, 0])  # the first is turned already
+    posed = np.concatenate([_at_distance(x[i : i + 1], W, away[i]) for i in range(6)])
+    return two_sided_model(W), problem(posed, np.zeros(6, int), 1.0), true
+
+
+def test_the_smallest_epsilon_is_the_known_one(lined_up):
+    victim, posed, true = lined_up
+    found = minimum(victim, posed, resolution=0.005)
+    assert found.radius[0] == 0 and np.isinf(found.radius[-1])
+    assert (found.radius[:-1] >= true[:-1] - 1e-4).all()
+    assert (found.radius[1:-1] <= true[1:-1] + 0.0051).all()
+    reached = victim.logits(found.x).argmax(axis=1) == 1
+    assert reached.tolist() == [True] * 5 + [False]
+    assert np.allclose(posed.ball.size(found.x)[:-1], found.radius[:-1])
+
+
+def test_the_curve_is_exact_and_starts_at_the_share_found_clean():
+    radius = np.array([0.1, 0.3, 0.3, np.inf, 0.2])
+    found = np.array([True, True, True, True, False])
+    curve = survival(radius, found, 1.0)
+    assert curve["epsilon"] == [0.0, 0.1, 0.3, 1.0]
+    assert curve["value"] == [0.8, 0.6, 0.2, 0.2]
+    assert all(
+        lo <= v <= hi
+        for lo, v, hi in zip(*(curve[k] for k in ("low", "value", "high")), strict=True)
+    )
+
+
+def test_the_summary_of_a_curve():
+    rng = np.random.default_rng(0)
+    radius, found = rng.uniform(0, 1, 400), np.ones(400, bool)
+    of = robustness_summary(radius, found, 1.0)
+    area, median = of["area under the curve"], of["median minimum ε"]
+    assert area["value"] == pytest.approx(radius.mean())
+    half = 1.96 * radius.std() / 400**0.5
+    assert np.allclose(area["ci95"], [radius.mean() - half, radius.mean() + half], atol=0.004)
+    assert abs(median["value"] - np.median(radius)) < 0.01
+    assert median["ci95"][0] < median["value"] < median["ci95"][1]
+    unturned = robustness_summary(np.full(9, np.inf), np.ones(9, bool), 1.0)
+    assert unturned["median minimum ε"]["value"] is None
+    assert unturned["area under the curve"]["value"] == 1
+
+
+def result(logits) -> AttackResult:
+    logits = np.array(logits, np.float32)
+    n = len(logits)
+    x = np.zeros((n, 9000, 1), np.float32)
+    return AttackResult(x, logits, logits.argmax(axis=1) == 1, np.ones(n, int), np.zeros((1, n)))
+
+
+def test_the_worst_case_is_taken_recording_by_recording():
+    """Each of two attacks turns another half: together they turn all."""
+    posed = problem(np.zeros((2, 9000, 1), np.float32), np.zeros(2, int), 0.1)
+    one = result([[0, 3, 0, 0], [2, 0, 0, 0]])
+    other = result([[2, 0, 0, 0], [0, 1, 0, 0]])
+    worst = worst_case({"one": one, "other": other}, posed)
+    assert worst.success.all() and worst.name.tolist() == ["one", "other"]
+
+
+def test_results_are_made_once_and_never_taken_for_others(lined_up, tmp_path):
+    victim, posed, _ = lined_up
+    calls = []
+
+    def counted(*given, **settings):
+        calls.append(settings)
+        return pgd(*given, steps=settings["steps"])
+
+    attacks = {"PGD": Attack(counted, {"steps": 2})}
+    first = run(attacks, Subject("one", victim, "a"), posed, tmp_path)
+    again = run(attacks, Subject("one", victim, "a"), posed, tmp_path)
+    assert len(calls) == 1 and (first["PGD"].x == again["PGD"].x).all()
+    run(attacks, Subject("one", victim, "b"), posed, tmp_path)  # other weights
+    run(attacks, Subject("one", victim, "a"), posed.resized(posed.ball.radius / 2), tmp_path)
+    run({"PGD": Attack(counted, {"steps": 3})}, Subject("one", victim, "a"), posed, tmp_path)
+    assert len(calls) == 4
+
+
+def test_an_interrupted_result_leaves_nothing_behind(tmp_path):
+    def fails():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, "x", {"a": 1}, fails)
+    assert not list(tmp_path.iterdir())
+    assert cached(tmp_path, "x", {"a": 1}, lambda: {"b": np.ones(2)})["b"].tolist() == [1, 1]
+
+
+def test_every_attack_and_control_of_every_budget_runs(lined_up):
+    victim, posed, _ = lined_up
+    small = posed.rows(np.array([3])).resized(np.array([0.1]))
+    for name, attack in (suite(BUDGETS["quick"]) | control_suite()).items():
+        made = attack(victim, small, seed=1, progress="")
+        assert np.abs(small.ball.delta(made.x)).max() <= 0.1, name
+    assert [list(suite(b)) for b in BUDGETS.values()] == 3 * [list(suite(BUDGETS["full"]))]
+
+
+def test_paired_comparison_of_two_models():
+    a = np.arange(100) < 60
+    b = (np.arange(100) < 60) | (np.arange(100) >= 90)
+    found = metrics.compare(a, b)
+    assert found["value"] == pytest.approx(0.1) and (found["only a"], found["only b"]) == (0, 10)
+    assert found["p"] == pytest.approx(2 * 0.5**10)
+    assert found["ci95"][0] > 0.03 and found["ci95"][1] < 0.18
+    assert metrics.compare(a, a)["p"] == 1
+
+
+def test_holm_adjusts_for_several_tests():
+    assert metrics.holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_the_command_evaluates_a_model_and_resumes(tmp_path):
+    command = [sys.executable, "-m", "ecgnb", "evaluate", "baseline", "--data", "demo"]
+    command += ["--out", str(tmp_path)]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr[-2000:]
+    report = json.loads((tmp_path / "baseline-validation-quick.json").read_text())
+    assert report["about"]["data"] == "DEMO (SYNTHETIC)" and "DEMO (SYNTHETIC)" in first.stdout
+    assert {"clean", "attacks", "controls", "worst case", "checks", "signal"} <= set(report)
+    assert len(report["recordings"]) == report["about"]["AF recordings"]
+    worst = report["worst case"]["success, of AF found clean"]["count"]
+    singles = [o["success, of AF found clean"]["count"] for o in report["attacks"].values()]
+    assert worst >= max(singles)
+    page = (tmp_path / "baseline-validation-quick.html").read_text()
+    assert "DEMO (SYNTHETIC)" in page and "data:image/png;base64" in page and "http" not in page
+
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    json_before = (tmp_path / "baseline-validation-quick.json").read_bytes()
+    subprocess.run(command, capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == made
+    assert (tmp_path / "baseline-validation-quick.json").read_bytes() == json_before
+    assert robustness.BUDGETS["quick"].pgd_steps == 20

@@ -1,0 +1,38 @@
+"""What an attacker climbs: functions of logits that rise as the attack comes closer to its goal.
+
+Each takes logits (n, 4), true classes y (n,) and target classes t (n,) of the running Keras backend and
+gives (n,). A negative t is untargeted: anything but y will do.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+SMALLEST = 1e-12  # keeps a quotient of logits finite
+
+
+def cross_entropy(z, y, t):
+    """Cross-entropy of the true class (untargeted), or minus that of the target (Madry et al. 2018)."""
+    away, towards = (
+        ops.sparse_categorical_crossentropy(c, z, from_logits=True) for c in (y, ops.maximum(t, 0))
+    )
+    return ops.where(t < 0, away, -towards)
+
+
+def logit_ratio(z, y, t):
+    """Difference of logits ratio, DLR (Croce & Hein 2020, eq. 6 and 7).
+
+    Unlike cross-entropy it does not change when logits are scaled, so a network that is made overconfident
+    keeps its gradient.
+    """
+    own, aim = (_of(z, c) for c in (y, t))
+    other = ops.max(z - 1e9 * ops.one_hot(y, z.shape[-1], dtype=z.dtype), axis=-1)
+    first, _, third, fourth = (ops.sort(z, axis=-1)[:, -1 - i] for i in range(4))
+    untargeted = -(own - other) / (first - third + SMALLEST)
+    targeted = -(own - aim) / (first - (third + fourth) / 2 + SMALLEST)
+    return ops.where(t < 0, untargeted, targeted)
+
+
+def _of(z, classes):
+    """(n,) the logit of each recording's class."""
+    return ops.sum(z * ops.one_hot(classes, z.shape[-1], dtype=z.dtype), axis=-1)

@@ -1,0 +1,285 @@
+"""How robust is a model? The worst of many attacks for each recording, and the smallest ε that turns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ecgnb import metrics
+from ecgnb.attacks import (
+    AttackResult,
+    apgd,
+    apgd_targets,
+    judged,
+    pgd,
+    shifted,
+    smooth,
+    square,
+    universal,
+)
+from ecgnb.controls import CONTROLS, scaled
+from ecgnb.gradients import Victim
+from ecgnb.losses import cross_entropy, logit_ratio
+from ecgnb.store import cached, digest
+from ecgnb.threats import Problem
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack with its settings, as a value: call it with a victim and a problem."""
+
+    function: Callable[..., AttackResult]
+    settings: dict
+
+    def __call__(self, victim: Victim, problem: Problem, **more) -> AttackResult:
+        return self.function(victim, problem, **self.settings, **more)
+
+    def __str__(self) -> str:
+        words = [f"{k}={getattr(v, '__name__', v)}" for k, v in self.settings.items()]
+        return f"{self.function.__name__}({', '.join(words)})"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation. digest : of its weights and what stands in front of it."""
+
+    name: str
+    victim: Victim
+    digest: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an evaluation may spend.
+
+    pgd_steps, restarts : of PGD; apgd_steps : of each Auto-PGD; queries : of Square; smooth_steps : of SAP;
+    passes : of the universal change over its recordings; minimum_steps : at each ε of the search for the
+    smallest; draws : noisy reads of each recording for a certificate, none if 0.
+    """
+
+    pgd_steps: int
+    restarts: int
+    apgd_steps: int
+    queries: int
+    smooth_steps: int
+    passes: int
+    minimum_steps: int
+    draws: int
+
+
+BUDGETS = {
+    "quick": Budget(20, 1, 15, 60, 15, 5, 8, 0),
+    "standard": Budget(40, 3, 50, 500, 40, 20, 20, 1000),
+    "full": Budget(100, 10, 100, 5000, 100, 50, 40, 10_000),
+}
+
+
+def suite(budget: Budget) -> dict[str, Attack]:
+    """name -> attack. All but PGD-20 as published stop at success."""
+    random = dict(random_start=True, until_success=True)
+    return {
+        "FGSM": Attack(pgd, dict(steps=1, step=1.0, until_success=True)),
+        "PGD-20, last iterate": Attack(pgd, dict(steps=20)),
+        "PGD": Attack(pgd, dict(steps=budget.pgd_steps, restarts=budget.restarts, **random)),
+        "APGD-CE": Attack(apgd, dict(steps=budget.apgd_steps, loss=cross_entropy)),
+        "APGD-DLR": Attack(apgd, dict(steps=budget.apgd_steps, loss=logit_ratio)),
+        "APGD-T": Attack(apgd_targets, dict(steps=budget.apgd_steps)),
+        "SAP": Attack(_smooth_from_pgd, dict(steps=budget.smooth_steps)),
+        "Square": Attack(square, dict(queries=budget.queries)),
+        "universal, of other recordings": Attack(_universal, dict(passes=budget.passes)),
+    }
+
+
+def control_suite() -> dict[str, Attack]:
+    """name -> noise that was not made to deceive, as an attack as large as the ball allows."""
+    return {name: Attack(control, dict(make=make)) for name, make in CONTROLS.items()}
+
+
+def control(
+    victim: Victim,
+    problem: Problem,
+    *,
+    make: Callable,
+    rms: np.ndarray | None = None,
+    seed: int = 0,
+    progress: str = "",
+) -> AttackResult:
+    """Noise of `controls` as an attack: filling the ball, or of a given root mean square, (n,) z-units."""
+    noise = make(problem.x.shape, np.random.default_rng(seed))
+    return judged(victim, problem, scaled(noise, problem, rms))
+
+
+def _smooth_from_pgd(victim, problem, *, steps, seed=0, progress=""):
+    """SAP as published: begun from what PGD found."""
+    start = pgd(victim, problem, steps=20, progress=progress)
+    return smooth(victim, problem, steps=steps, start=start.x, progress=progress)
+
+
+def _universal(victim, problem, *, passes, seed=0, progress=""):
+    """Each half of the recordings under the one change made for the other half."""
+    halves = np.arange(0, len(problem), 2), np.arange(1, len(problem), 2)
+    x = problem.x.copy()
+    for makers, others in (halves, halves[::-1]):
+        if len(makers) and len(others):
+            made = universal(
+                victim, problem.rows(makers), passes=passes, seed=seed, progress=progress
+            )
+            x[others] = shifted(victim, problem.rows(others), made, seed).x
+    return judged(victim, problem, x)
+
+
+def run(
+    attacks: dict[str, Attack],
+    subject: Subject,
+    problem: Problem,
+    folder: Path,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, AttackResult]:
+    """name -> result of every attack on every recording; finished ones are taken from `folder`."""
+    found = {}
+    for name, attack in attacks.items():
+        key = _key(subject, problem) | {"attack": str(attack), "seed": seed}
+
+        def make(attack=attack, name=name):
+            text = f"{subject.name}, {name}" if progress else ""
+            return vars(attack(subject.victim, problem, seed=seed, progress=text))
+
+        found[name] = AttackResult(**cached(folder, f"{subject.name}-{name}", key, make))
+    return found
+
+
+def transfer(
+    subjects: list[Subject], problem: Problem, folder: Path, progress: bool = False
+) -> dict[str, dict[str, dict]]:
+    """Who made the change × who reads it: maker -> reader -> success among recordings the reader found clean."""
+    attack = {"PGD-20, last iterate": Attack(pgd, dict(steps=20))}
+    right = {s.name: s.victim.logits(problem.x).argmax(axis=1) == problem.y for s in subjects}
+    matrix = {}
+    for maker in subjects:
+        (made,) = run(attack, maker, problem, folder, progress=progress).values()
+        matrix[maker.name] = {
+            reader.name: metrics.rate(
+                judged(reader.victim, problem, made.x).success[right[reader.name]]
+            )
+            for reader in subjects
+        }
+    return matrix
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The ensemble's verdict on each recording, never the worst of averages.
+
+    success : (n,) bool, any attack reached the goal; name : (n,) the attack with the largest margin.
+    """
+
+    success: np.ndarray
+    name: np.ndarray
+
+
+def worst_case(results: dict[str, AttackResult], problem: Problem) -> WorstCase:
+    """The strongest of several attacks, recording by recording."""
+    margins = [problem.goal.margin(result.logits, problem.y) for result in results.values()]
+    success = np.any([result.success for result in results.values()], axis=0)
+    return WorstCase(success, np.array(list(results))[np.argmax(margins, axis=0)])
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The smallest change found that reaches the goal, for each recording.
+
+    radius : (n,) z-units; 0 where the goal is reached without an attack, infinite where none was found up to
+    `largest`; x : (n, 9000, 1) float32, the changed recordings (the clean ones where none was found).
+    """
+
+    radius: np.ndarray
+    x: np.ndarray
+    largest: float
+
+
+def minimum(
+    victim: Victim,
+    problem: Problem,
+    *,
+    resolution: float = 0.005,
+    steps: int = 20,
+    progress: str = "",
+) -> Minimum:
+    """Search each recording's smallest radius by bisection, up to the problem's own.
+
+    Each try begins from the smallest success so far, drawn back into the smaller ball, and stops at success.
+    That no attack succeeds below is evidence, not proof. resolution : z-units, at which a search ends.
+    """
+    largest = problem.ball.radius
+    first = pgd(victim, problem, steps=2 * steps, until_success=True, progress=progress)
+    x = np.where(first.success[:, None, None], first.x, problem.x)
+    high = np.where(first.success, problem.ball.size(x), np.inf)
+    low = np.zeros(len(problem))
+    with tqdm(desc=f"{progress}, bisection", unit="ε", disable=not progress) as bar:
+        while len(rows := np.flatnonzero((high - low > resolution) & np.isfinite(high))):
+            middle = (low[rows] + high[rows]) / 2
+            part = problem.rows(rows).resized(middle)
+            tried = pgd(victim, part, steps=steps, start=x[rows], until_success=True)
+            hit, missed = rows[tried.success], rows[~tried.success]
+            x[hit] = tried.x[tried.success]
+            high[hit] = part.ball.size(tried.x)[tried.success]
+            low[missed] = middle[~tried.success]
+            bar.update()
+    return Minimum(high, x, float(largest.max()))
+
+
+def survival(radius: np.ndarray, found: np.ndarray, largest: float) -> dict[str, list[float]]:
+    """Share of recordings that are read rightly and not turned, at every ε where it changes: no grid.
+
+    radius : (n,) smallest radius that turns each recording, in any unit, up to `largest` in the same;
+    found : (n,) bool, read rightly when clean. In the form of `evaluation.robustness_curve`.
+    """
+    radius = np.where(found, radius, 0.0)
+    epsilons = [0.0, *np.unique(radius[(radius > 0) & (radius <= largest)]), largest]
+    rates = [metrics.rate(radius > epsilon) for epsilon in epsilons]
+    return {
+        "epsilon": [float(epsilon) for epsilon in epsilons],
+        "value": [rate["value"] for rate in rates],
+        "low": [rate["ci95"][0] for rate in rates],
+        "high": [rate["ci95"][1] for rate in rates],
+    }
+
+
+def robustness_summary(
+    radius: np.ndarray, found: np.ndarray, largest: float, seed: int = 0
+) -> dict[str, dict]:
+    """Two numbers of a survival curve, with 95 % bootstrap intervals over recordings.
+
+    "median minimum ε": over recordings read rightly when clean, None beyond `largest`; "area under the
+    curve": mean share still read rightly for an ε drawn evenly from 0 to `largest`.
+    """
+    held = np.minimum(np.where(found, radius, 0.0), largest) / largest
+    rng = np.random.default_rng(seed)
+    median = np.where(found, radius, np.nan)
+    draws = rng.integers(len(radius), size=(metrics.BOOTSTRAPS, len(radius)))
+    low, high = metrics.interval(held[draws].mean(axis=1))
+    medians = np.nanpercentile(median[draws], 50, axis=1, method="higher")
+    bounds = np.percentile(medians, [2.5, 97.5], method="higher")
+    values = [np.nanpercentile(median, 50, method="higher"), *bounds]
+    value, *ends = (float(v) if v <= largest else None for v in values)
+    return {
+        "median minimum ε": {"value": value, "ci95": ends},
+        "area under the curve": {"value": float(held.mean()), "ci95": [low, high]},
+    }
+
+
+def _key(subject: Subject, problem: Problem) -> dict:
+    """What decides a result, besides the attack: the weights, the recordings, the goal, the ball."""
+    ball = problem.ball
+    return {
+        "model": subject.digest,
+        "recordings": digest(problem.y, ball.centre, ball.radius, ball.mask),
+        "goal": problem.goal.target,
+        "ball": type(ball).__name__,
+        "band": getattr(ball, "band", None),
+    }
