@@ -89,7 +89,6 @@ def assess(
         problem.rows(found),
         surrogate,
         folder,
-        steps=min(20, spend.pgd_steps // 2),
         seed=seed,
         progress=progress,
     )
