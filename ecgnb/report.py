@@ -73,10 +73,11 @@ def results_table(folder: Path) -> str:
     rows = [
         "| model | AF F1 clean: original | ours | AF F1 attacked: original | ours, stored attack "
         "| ours, fresh attack | AF recall clean | AF recall attacked | AF recall, random ±ε "
-        "| AF found clean that turn N | challenge score clean |",
-        "|" + "---|" * 11,
+        "| AF found clean that turn N | N read as AF, random ±ε | challenge score clean |",
+        "|" + "---|" * 12,
     ]
     heads = set()
+    alarms = _read(folder / SOURCES["adaptive"])["N read as A under random noise"]
     for name, file in SOURCES.items():
         numbers = _read(folder / file)
         heads.add(
@@ -98,6 +99,7 @@ def results_table(folder: Path) -> str:
             _value(fresh["AF recall"]),
             _value(numbers["AF recall under random noise"]),
             _value(flips),
+            _value(alarms[name]),
             _value(clean["challenge score"]),
         ]
         rows.append("| " + " | ".join(cells) + " |")
