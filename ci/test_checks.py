@@ -12,7 +12,7 @@ from ecgnb import model as network
 from ecgnb.attacks import AttackResult
 from ecgnb.checks import FAIL, PASS, WARN, run_checks
 from ecgnb.gradients import InputGradient
-from ecgnb.robustness import Subject
+from ecgnb.robustness import BUDGETS, Subject, run, suite
 from ecgnb.threats import Threat
 
 
@@ -70,7 +70,9 @@ def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught
     inputs = keras.Input(inner.input_shape[1:])
     victim = InputGradient(keras.Model(inputs, build(inner, inputs)))
     subject = Subject(build.__name__, victim, build.__name__)
-    found = run_checks(subject, problem, InputGradient(inner), tmp_path, steps=10)
+    budget = BUDGETS["quick"]
+    attacks = run(suite(budget), subject, problem, tmp_path)
+    found = run_checks(subject, problem, attacks, budget, InputGradient(inner), tmp_path)
     failed = {check.name for check in found if check.verdict == FAIL}
     assert caught_by <= failed and bool(caught_by) == bool(failed), [vars(c) for c in found]
     assert all(check.evidence and check.advice for check in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +16,19 @@ from ecgnb.robustness import (
     BUDGETS,
     Attack,
     Subject,
+    cascade,
     control_suite,
     minimum,
     robustness_summary,
     run,
+    strongest,
     suite,
     survival,
+    transfer,
     worst_case,
 )
 from ecgnb.store import cached
+from ecgnb.threats import Goal
 
 W = np.random.default_rng(2).normal(size=9000).astype(np.float32)
 
@@ -110,6 +115,30 @@ def test_results_are_made_once_and_never_taken_for_others(lined_up, tmp_path):
     assert len(calls) == 4
 
 
+def test_a_cascade_spares_what_is_turned_and_finds_what_each_alone_would(lined_up, tmp_path):
+    victim, posed, true = lined_up
+    seen = []
+
+    def noted(victim, problem, *, radius, seed, progress):
+        seen.append(len(problem))
+        return pgd(victim, problem.resized(np.full(len(problem), radius)), steps=20)
+
+    attacks = {str(r): Attack(noted, {"radius": r}) for r in (0.07, 0.2, 0.4)}
+    turned = cascade(attacks, Subject("one", victim, "a"), posed, tmp_path)
+    assert turned.tolist() == (true < 0.4).tolist() and seen == [6, 4, 3]
+
+
+def test_transfer_reads_every_makers_change_with_every_reader(lined_up, tmp_path):
+    """A linear model, and its opposite, which reads both recordings as normal: it has none to lose."""
+    victim, posed, _ = lined_up
+    posed = posed.rows(np.array([1, 2])).resized(np.full(2, 0.2))
+    makers = [Subject("one", victim, "a"), Subject("opposed", two_sided_model(-W), "b")]
+    matrix = transfer(makers, posed, tmp_path)
+    assert list(matrix) == list(matrix["one"]) == ["one", "opposed"]
+    assert matrix["one"]["one"]["count"] == 2
+    assert matrix["one"]["opposed"]["of"] == 0
+
+
 def test_an_interrupted_result_leaves_nothing_behind(tmp_path):
     def fails():
         raise KeyboardInterrupt
@@ -127,6 +156,9 @@ def test_every_attack_and_control_of_every_budget_runs(lined_up):
         made = attack(victim, small, seed=1, progress="")
         assert np.abs(small.ball.delta(made.x)).max() <= 0.1, name
     assert [list(suite(b)) for b in BUDGETS.values()] == 3 * [list(suite(BUDGETS["full"]))]
+    untargeted = replace(small, goal=Goal(None))
+    for name, attack in strongest(BUDGETS["quick"]).items():
+        assert np.abs(untargeted.ball.delta(attack(victim, untargeted).x)).max() <= 0.1, name
 
 
 def test_paired_comparison_of_two_models():

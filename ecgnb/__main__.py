@@ -111,9 +111,16 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--budget",
         choices=("quick", "standard", "full"),
         default="quick",
-        help="quick: minutes; standard adds other threats and front ends; full: hours (quick)",
+        help="quick: minutes, claimed threat only; standard: half an hour; full: hours (quick)",
     )
-    parser.add_argument("--surrogate", help="model to transfer from (baseline; for it, adaptive)")
+    parser.add_argument(
+        "--claimed-only",
+        action="store_true",
+        help="only AF to normal in L∞: no other threats, classes, front ends, certificates",
+    )
+    parser.add_argument(
+        "--surrogate", default="", help="model to transfer from (baseline; for it, adaptive)"
+    )
     parser.add_argument("--seed", type=int, default=2017, help="(2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
     parser.set_defaults(run=_evaluate)
@@ -121,32 +128,30 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb import data
-    from ecgnb.assessment import assess, subject_of
-    from ecgnb.files import write_atomically, write_json
+    from ecgnb.assessment import evaluate, report_path
+    from ecgnb.files import write_atomically
     from ecgnb.page import page, three_numbers
 
-    subject = subject_of(options.model)
-    other = options.surrogate or ("adaptive" if options.model == "baseline" else "baseline")
     dataset = data.load(options.split, data=options.data)
-    report = assess(
-        subject,
-        subject_of(other).victim,
+    report = evaluate(
+        options.model,
         dataset,
         options.budget,
-        options.out / "cache",
+        options.out,
+        surrogate=options.surrogate,
+        whole=options.budget != "quick" and not options.claimed_only,
         seed=options.seed,
-        progress=True,
     )
-    path = options.out / f"{subject.name}-{dataset.split}-{options.budget}.json"
-    write_json(path, report)
-    write_atomically(path.with_suffix(".html"), lambda p: p.write_text(page(report), "utf-8"))
+    path = report_path(options.out, options.model, dataset.split, options.budget)
+    html = path.with_suffix(".html")
+    write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
     print(dataset.title)
     for what, number in three_numbers(report).items():
         print(f"{what}: {number}")
     for check in report["checks"]:
         if check["verdict"] != "pass":
             print(f"{check['verdict']}: {check['name']}: {check['evidence']}; {check['advice']}")
-    print(f"{path}\n{path.with_suffix('.html')}")
+    print(f"{path}\n{html}")
 
 
 def _add_results(commands: argparse._SubParsersAction) -> None:

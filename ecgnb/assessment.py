@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,34 +13,41 @@ from ecgnb import model as network
 from ecgnb.attacks import AttackResult, judged
 from ecgnb.controls import CONTROLS
 from ecgnb.data import Dataset
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation import AF
+from ecgnb.files import write_json
 from ecgnb.filters import Fronted, filtered, rescaled
 from ecgnb.gradients import InputGradient, Victim
 from ecgnb.physiology import summary, table
 from ecgnb.records import BAND, CLASSES
 from ecgnb.report import provenance
 from ecgnb.robustness import (
+    AS_PUBLISHED,
     BUDGETS,
+    PUBLISHED,
     Budget,
-    Minimum,
     Subject,
+    cascade,
     control,
     control_suite,
-    minimum,
     robustness_summary,
     run,
+    run_minimum,
+    strongest,
     suite,
     survival,
+    transfer,
     worst_case,
 )
 from ecgnb.smoothing import certified_recall, certify, l2_equivalent, linf_equivalent
-from ecgnb.store import cached, digest
+from ecgnb.store import digest
 from ecgnb.threats import Problem, Threat, goal_of
 
-AF = CLASSES.index("A")
 CLAIMED = Threat()  # the original's: AF read as normal, L∞ 0.2 z-units
-PUBLISHED = "PGD-20, last iterate"  # the original's attack
 LARGEST = 1.0  # z-units: how far the search for the smallest ε goes
+LARGEST_UV = 200.0  # the same in µV
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
+SMOOTH = "to normal, SAP's own 10 µV"
 OTHER_THREATS = {
     "to other": Threat(goal_of("O")),
     "to noisy": Threat(goal_of("~")),
@@ -49,15 +57,68 @@ OTHER_THREATS = {
     "to normal, within the pass-band": Threat(band=BAND),
     # The root mean square of a change that fills ε 0.2 is 0.2; this is a quarter of it.
     "to normal, L2": Threat(epsilon=0.05 * 9000**0.5, norm="L2"),
-    "to normal, SAP's own 10 µV": Threat(epsilon=10, unit="µV"),
+    SMOOTH: Threat(epsilon=10, unit="µV"),
 }
 
 
-def subject_of(name: str, label: str = "") -> Subject:
+def subject_of(name: str) -> Subject:
     """A model by name or path, ready to be attacked."""
     model = network.load(name)
     weights = digest(*(np.asarray(w) for w in model.get_weights()))
-    return Subject(label or Path(name).stem, InputGradient(model), weights)
+    return Subject(Path(name).stem, InputGradient(model), weights)
+
+
+def report_path(folder: Path, name: str, split: str, budget: str) -> Path:
+    """Where the report of a model's evaluation lies."""
+    return folder / f"{Path(name).stem}-{split}-{budget}.json"
+
+
+def evaluate(
+    name: str,
+    dataset: Dataset,
+    budget: str,
+    folder: Path,
+    *,
+    surrogate: str = "",
+    whole: bool = True,
+    seed: int = 2017,
+    progress: bool = True,
+) -> dict:
+    """`assess` a model by name or path, and write its report into `folder` as JSON.
+
+    surrogate : model that attacks are transferred from; by default the baseline, or for it the adaptive one.
+    """
+    other = surrogate or ("adaptive" if name == "baseline" else "baseline")
+    report = assess(
+        subject_of(name),
+        subject_of(other).victim,
+        dataset,
+        budget,
+        folder / "cache",
+        whole=whole,
+        seed=seed,
+        progress=progress,
+    )
+    write_json(report_path(folder, name, dataset.split, budget), report)
+    return report
+
+
+def read_report(name: str, dataset: Dataset, budget: str, folder: Path) -> dict:
+    """The report that `evaluate` wrote, if it is of this model and of as many recordings."""
+    path = report_path(folder, name, dataset.split, budget)
+    remedy = f"make it: python -m ecgnb evaluate {name} --split {dataset.split} --budget {budget}"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EcgnbError(f"{path}: no report ({error}); {remedy}") from error
+    expected = provenance(dataset, report["about"]["seed"], Path(name).stem)
+    same = ("data", "split", "recordings", "AF recordings", "labels", "model")
+    changed = [key for key in same if report["about"][key] != expected[key]]
+    if report["about"]["weights"] != subject_of(name).digest:
+        changed.append("weights")
+    if changed:
+        raise EcgnbError(f"{path}: made with other {', '.join(changed)}; {remedy}")
+    return report
 
 
 def assess(
@@ -67,34 +128,34 @@ def assess(
     budget: str,
     folder: Path,
     *,
+    whole: bool,
     seed: int = 0,
     progress: bool = False,
 ) -> dict:
     """Evaluate `subject` on `dataset`; everything that takes long is kept in `folder` and not done twice.
 
-    surrogate : another model, which attacks are transferred from; budget : a name in `BUDGETS`; "quick"
-    leaves out the other threats and the front ends.
+    surrogate : another model, which attacks are transferred from; budget : a name in `BUDGETS`; whole :
+    go beyond the claimed threat: the other threats, all classes, front ends, certificates.
     """
     spend = BUDGETS[budget]
     clean = subject.victim.logits(dataset.x).argmax(axis=1)
     af, found = dataset.of_class("A"), clean[dataset.y == AF] == AF
+    if not found.any():
+        raise EcgnbError(f"{subject.name} finds no AF in {dataset.title}: nothing to attack")
     problem = CLAIMED.on(af)
-    attacks = run(suite(spend), subject, problem, folder, seed, progress)
-    controls = run(control_suite(), subject, problem, folder, seed, progress)
+    kept = dict(folder=folder, seed=seed, progress=progress)
+    attacks = run(suite(spend), subject, problem, **kept)
+    controls = run(control_suite(), subject, problem, **kept)
     worst = worst_case(attacks, problem)
-    smallest = _smallest(subject, problem, spend, folder, progress)
+    wide = problem.resized(np.full(len(problem), LARGEST))
+    smallest = run_minimum(subject, wide, folder, spend.minimum_steps, progress)
     uv = 1000 * af.sd_mv
-    sound = checks.run_checks(
-        subject,
-        problem.rows(found),
-        surrogate,
-        folder,
-        seed=seed,
-        progress=progress,
-    )
+    of_found = {name: result.rows(found) for name, result in attacks.items()}
+    sound = checks.run_checks(subject, problem.rows(found), of_found, spend, surrogate, **kept)
     equal_rms = _equal_rms_controls(subject, problem, attacks[PUBLISHED], seed)
     report = {
-        "about": provenance(dataset, seed, subject.name) | {"budget": budget},
+        "about": provenance(dataset, seed, subject.name)
+        | {"budget": budget, "weights": subject.digest},
         "threat": str(CLAIMED),
         "clean": metrics.scores(dataset.y, clean, seed),
         "AF found clean": metrics.rate(found),
@@ -105,19 +166,32 @@ def assess(
         },
         "controls": {name: _outcome(result, found) for name, result in controls.items()},
         "controls at the attack's RMS": {n: _outcome(r, found) for n, r in equal_rms.items()},
+        "normal read as AF": _false_alarms(subject, dataset, clean, seed),
         "smallest ε, z": robustness_summary(smallest.radius, found, LARGEST, seed),
-        "smallest ε, µV": robustness_summary(smallest.radius * uv, found, LARGEST * 200, seed),
+        "smallest ε, µV": robustness_summary(smallest.radius * uv, found, LARGEST_UV, seed),
         "curve": survival(smallest.radius, found, LARGEST),
-        "curve, µV": survival(smallest.radius * uv, found, LARGEST * 200),
+        "curve, µV": survival(smallest.radius * uv, found, LARGEST_UV),
+        "loss": _loss_path(subject, problem, found, **kept),
         "checks": [asdict(check) for check in sound],
         "signal": _signal(af, attacks | controls),
         "recordings": _recordings(af, clean[dataset.y == AF], attacks, worst, smallest),
     }
-    if budget != "quick":
-        report["other threats"] = _threats(subject, af, found, spend, folder, seed, progress)
-        report["front ends"] = _fronts(subject, problem, attacks, spend, folder, seed, progress)
-        report["certified"] = _certified(subject, af, spend, folder, seed, progress)
+    if whole:
+        report["other threats"] = _threats(subject, af, found, spend, **kept)
+        report["all classes"] = _all_classes(subject, dataset, clean, spend, **kept)
+        report["front ends"] = _fronts(subject, problem, attacks, spend, **kept)
+        report["certified"] = _certified(subject, af, spend, **kept)
     return report
+
+
+def transfers(
+    names: list[str], dataset: Dataset, folder: Path, *, seed: int = 2017, progress: bool = True
+) -> dict:
+    """Who made the change × who reads it, for models by name or path; `folder` keeps what takes long."""
+    subjects = [subject_of(name) for name in names]
+    matrix = transfer(subjects, CLAIMED.on(dataset.of_class("A")), folder, progress)
+    about = provenance(dataset, seed, ", ".join(subject.name for subject in subjects))
+    return about | {"threat": str(CLAIMED), "attack": PUBLISHED, "success": matrix}
 
 
 def _outcome(result: AttackResult, found: np.ndarray) -> dict:
@@ -129,56 +203,82 @@ def _outcome(result: AttackResult, found: np.ndarray) -> dict:
     }
 
 
-def _smallest(
-    subject: Subject, problem: Problem, spend: Budget, folder: Path, progress: bool
-) -> Minimum:
-    """`minimum` for every recording, kept in `folder`."""
-    wide = problem.resized(np.full(len(problem), LARGEST))
+def _false_alarms(subject: Subject, dataset: Dataset, clean: np.ndarray, seed: int) -> dict:
+    """Normal recordings that are read as AF: clean, and with every control.
 
-    def make():
-        text = f"{subject.name}, smallest ε" if progress else ""
-        return vars(minimum(subject.victim, wide, steps=spend.minimum_steps, progress=text))
-
-    key = {"minimum": spend.minimum_steps, "model": subject.digest, "largest": LARGEST}
-    key |= {"recordings": digest(problem.x), "goal": problem.goal.target}
-    return Minimum(**cached(folder, f"{subject.name}-smallest", key, make))
+    A network that takes whatever is perturbed for AF has a high recall under attack and is not robust.
+    """
+    normal = CLAIMED.on(dataset.of_class("N"))
+    alarms = {"clean": clean[dataset.y == CLASSES.index("N")] == AF}
+    for name, make in CONTROLS.items():
+        read = control(subject.victim, normal, make=make, seed=seed)
+        alarms[name] = read.logits.argmax(axis=1) == AF
+    return {name: metrics.rate(alarm) for name, alarm in alarms.items()}
 
 
-def _threats(
-    subject: Subject, af: Dataset, found: np.ndarray, spend: Budget, folder, seed, progress
-) -> dict[str, dict]:
-    """Worst case of the strongest attacks under every other threat."""
-    attacks = suite(spend)
+def _loss_path(subject: Subject, problem: Problem, found: np.ndarray, **kept) -> dict:
+    """The attacker's loss at every step of PGD as published, gone on to twice its steps."""
+    steps = 2 * AS_PUBLISHED[PUBLISHED].settings["steps"]
+    longer = {"PGD-40, last iterate": AS_PUBLISHED[PUBLISHED].with_settings(steps=steps)}
+    (made,) = run(longer, subject, problem, **kept).values()
+    p5, median, p95 = np.percentile(made.loss[:, found], [5, 50, 95], axis=1)
+    return {"p5": p5, "median": median, "p95": p95, "success": metrics.rate(made.success[found])}
+
+
+def _threats(subject: Subject, af: Dataset, found: np.ndarray, spend: Budget, **kept) -> dict:
+    """Worst case of the strongest attacks under every other threat, on what is read rightly."""
+    right = af.take(np.flatnonzero(found))
     outcome = {}
     for name, threat in OTHER_THREATS.items():
-        strongest = ("SAP", "PGD") if "SAP" in name else ("PGD", "APGD-CE", "APGD-T")
-        chosen = {f"{attack}, {name}": attacks[attack] for attack in strongest}
-        problem = threat.on(af)
-        results = run(chosen, subject, problem, folder, seed, progress)
-        success = worst_case(results, problem).success
+        attacks = {f"{attack}, {name}": how for attack, how in strongest(spend).items()}
+        if name == SMOOTH:
+            attacks[f"SAP, {name}"] = suite(spend)["SAP"]
+        turned = cascade(attacks, subject, threat.on(right), **kept)
         outcome[name] = {
             "threat": str(threat),
-            "success, of AF found clean": metrics.rate(success[found]),
-            "by attack": {n.split(",")[0]: _outcome(r, found) for n, r in results.items()},
+            "success, of AF found clean": metrics.rate(turned),
+            "AF not turned, of all AF": metrics.rate(_among(found, ~turned)),
         }
     return outcome
 
 
+def _all_classes(
+    subject: Subject, dataset: Dataset, clean: np.ndarray, spend: Budget, **kept
+) -> dict:
+    """Every recording attacked, untargeted: share of each class that is read rightly, and stays so."""
+    right = clean == dataset.y
+    part = dataset.take(np.flatnonzero(right))
+    attacks = {f"{name}, all classes": how for name, how in strongest(spend).items()}
+    turned = cascade(attacks, subject, Threat(goal_of("")).on(part), **kept)
+    stays = _among(right, ~turned)
+    return {
+        letter: {
+            "read rightly": metrics.rate(right[dataset.y == label]),
+            "and not turned": metrics.rate(stays[dataset.y == label]),
+        }
+        for label, letter in enumerate(CLASSES)
+    }
+
+
+def _among(rows: np.ndarray, flags: np.ndarray) -> np.ndarray:
+    """`flags` of the recordings where `rows` is True, as (n,) bool, False elsewhere."""
+    spread = np.zeros(len(rows), bool)
+    spread[rows] = flags
+    return spread
+
+
 def _fronts(
-    subject: Subject, problem: Problem, attacks: dict, spend: Budget, folder, seed, progress
+    subject: Subject, problem: Problem, attacks: dict[str, AttackResult], spend: Budget, **kept
 ) -> dict[str, dict]:
-    """AF recall behind a front end: clean, under the attack that does not know of it, and one that does."""
+    """AF recall behind a front end: clean, under attacks that do not know of it, and under one that does."""
     knowing = {"PGD": suite(spend)["PGD"]}
     outcome = {}
     for name, front in {"z-scored again": rescaled, "0.5–40 Hz filter": filtered}.items():
         victim = Fronted(subject.victim, front)
         behind = Subject(f"{subject.name}-{front.__name__}", victim, subject.digest + name)
-        made = run(knowing, behind, problem, folder, seed, progress)["PGD"]
-        reads = {
-            "clean": judged(victim, problem, problem.x),
-            "attack does not know": judged(victim, problem, attacks[PUBLISHED].x),
-            "attack knows": made,
-        }
+        reads = {"clean": judged(victim, problem, problem.x)}
+        reads |= {f"{n}, unaware": judged(victim, problem, made.x) for n, made in attacks.items()}
+        reads["PGD, aware"] = run(knowing, behind, problem, **kept)["PGD"]
         outcome[name] = {
             what: metrics.rate(read.logits.argmax(axis=1) == AF) for what, read in reads.items()
         }
@@ -230,8 +330,7 @@ def _certified(
 
 def _signal(af: Dataset, results: dict[str, AttackResult]) -> dict[str, dict]:
     """Is it an ECG any more: what each attack and each control did to the signal."""
-    shown = (PUBLISHED, "SAP", *(n for n in results if n in control_suite()))
-    return {name: summary(table(af, results[name].x)) for name in shown}
+    return {name: summary(table(af, result.x)) for name, result in results.items()}
 
 
 def _recordings(af, clean, attacks, worst, smallest) -> list[dict]:

@@ -36,6 +36,11 @@ class AttackResult:
     iterations: np.ndarray
     loss: np.ndarray
 
+    def rows(self, index: np.ndarray) -> AttackResult:
+        """Some of the recordings."""
+        picked = (self.x, self.logits, self.success, self.iterations)
+        return AttackResult(*(array[index] for array in picked), self.loss[:, index])
+
 
 class _Search:
     """The best seen so far of each recording, and what it cost."""

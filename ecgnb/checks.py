@@ -13,11 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgnb.attacks import AttackResult, apgd, judged, pgd, square
+from ecgnb.attacks import AttackResult, judged, pgd
 from ecgnb.controls import random_signs, scaled
 from ecgnb.gradients import Victim
-from ecgnb.losses import logit_ratio
-from ecgnb.robustness import Attack, Subject, run
+from ecgnb.robustness import (
+    AS_PUBLISHED,
+    PUBLISHED,
+    Attack,
+    Budget,
+    Subject,
+    cascade,
+    random_pgd,
+    run,
+)
 from ecgnb.threats import Goal, Problem
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -59,7 +67,10 @@ def a_large_ball_turns_all(success: np.ndarray, epsilon: float) -> Check:
 
 
 def more_work_changes_little(success: np.ndarray, doubled: np.ndarray) -> Check:
-    """Twice the steps and starts should find next to nothing new (Carlini et al.)."""
+    """Twice the steps and starts should find next to nothing new (Carlini et al.).
+
+    success : (n,) bool, turned by any attack; doubled : (n,) bool, by PGD with twice its steps and starts.
+    """
     gained = int((doubled & ~success).sum())
     share = gained / max(1, len(success))
     return Check(
@@ -217,33 +228,34 @@ LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of i
 def run_checks(
     subject: Subject,
     problem: Problem,
+    attacks: dict[str, AttackResult],
+    budget: Budget,
     surrogate: Victim,
     folder: Path,
     *,
-    steps: int = 20,
     seed: int = 0,
     progress: bool = False,
 ) -> list[Check]:
     """All checks of a model; results that take long are kept in `folder`.
 
-    problem : recordings that the model reads rightly, under the threat that is claimed; surrogate : another
-    model, to transfer from.
+    problem : recordings that the model reads rightly, under the threat that is claimed; attacks : what
+    `robustness.suite(budget)` made of them; surrogate : another model, to transfer from.
     """
     victim, radius = subject.victim, problem.ball.radius
 
-    def attack(name, posed=problem, function=pgd, **settings) -> AttackResult:
-        suite = {name: Attack(function, settings)}
-        return run(suite, subject, posed, folder, seed, progress)[name]
+    def attack(name: str, posed: Problem = problem, **settings) -> AttackResult:
+        return run({name: Attack(pgd, settings)}, subject, posed, folder, seed, progress)[name]
 
-    starts = dict(random_start=True, until_success=True)
-    plain = attack("PGD", steps=steps)
+    plain = attacks[PUBLISHED]
+    steps = AS_PUBLISHED[PUBLISHED].settings["steps"]
     strong = attack("PGD, any iterate", steps=steps, until_success=True)
-    base = attack("PGD, starts", steps=steps, restarts=2, **starts)
-    doubled = attack("PGD, starts, doubled", steps=2 * steps, restarts=4, **starts)
-    one = attack("FGSM", steps=1, step=1.0, until_success=True)
-    other = attack("APGD-DLR", function=apgd, steps=steps, loss=logit_ratio)
-    blind = attack("Square", function=square, queries=5 * steps)
-    white = strong.success | base.success | other.success
+    white = strong.success | plain.success
+    for name in ("PGD", "APGD-CE", "APGD-DLR"):
+        white = white | attacks[name].success
+    double = random_pgd(2 * budget.pgd_steps, 2 * budget.restarts)
+    doubled, left = white.copy(), np.flatnonzero(~white)
+    again = cascade({"PGD, doubled": double}, subject, problem.rows(left), folder, seed, progress)
+    doubled[left] = again
     sizes = {
         factor: attack(f"PGD, {factor} ε", problem.resized(factor * radius), steps=steps)
         for factor in (0.25, 0.5, 2)
@@ -266,10 +278,10 @@ def run_checks(
         no_silent_success(plain.success, strong.success),
         success_grows_with_epsilon(grown),
         a_large_ball_turns_all(large.success, LARGE),
-        iterating_beats_one_step(one.success, strong.success),
-        more_work_changes_little(base.success | strong.success, doubled.success | strong.success),
+        iterating_beats_one_step(attacks["FGSM"].success, strong.success),
+        more_work_changes_little(white, doubled),
         white_box_beats_transfer(white, borrowed.success, noisy.success),
-        no_gradient_does_not_win(white, blind.success),
+        no_gradient_does_not_win(white, attacks["Square"].success),
         goals_agree(strong.success, untargeted.success),
     ]
 

@@ -37,12 +37,14 @@ def page(report: dict) -> str:
         f"<h1>{escape(title)}</h1><p>{escape(head)}</p>",
         _section("In three numbers", _list(three_numbers(report))),
         _section("Attack by attack", _table(attack_table(report))),
+        _section("Normal recordings read as AF", _table(alarm_table(report))),
         _section("Recall against ε", _image(curve_figure(report))),
         _section("Is the evaluation itself sound?", _checks(report["checks"])),
     ]
     if "other threats" in report:
         parts.append(_section("Other threats", _table(threat_table(report))))
-        parts.append(_section("Behind a front end", _table(front_table(report))))
+        parts.append(_section("All classes attacked, untargeted", _table(class_table(report))))
+        parts.append(_section("AF recall behind a front end", _table(front_table(report))))
         parts.append(_section("What can be guaranteed", _list(guarantee(report["certified"]))))
     parts.append(_section("Is it an ECG any more? Medians", _table(signal_table(report))))
     parts.append(
@@ -88,30 +90,42 @@ def attack_table(report: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def alarm_table(report: dict) -> pd.DataFrame:
+    """One row for each kind of noise: how many normal recordings it makes AF."""
+    rows = {name: {"read as AF": spoken(r)} for name, r in report["normal read as AF"].items()}
+    return pd.DataFrame(rows).T
+
+
 def threat_table(report: dict) -> pd.DataFrame:
-    """One row for each other threat: the worst case, and the strongest single attack."""
-    rows = {}
-    for name, outcome in report["other threats"].items():
-        single = max(
-            outcome["by attack"].items(),
-            key=lambda item: item[1]["success, of AF found clean"]["value"] or 0,
-        )
-        rows[name] = {
+    """One row for each other threat: what the strongest attacks together leave."""
+    rows = {
+        name: {
             "threat": outcome["threat"],
             "turned, of AF found clean": spoken(outcome["success, of AF found clean"]),
-            "strongest single attack": single[0],
+            "AF recall left": spoken(outcome["AF not turned, of all AF"]),
         }
+        for name, outcome in report["other threats"].items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def class_table(report: dict) -> pd.DataFrame:
+    """One row for each class: recall clean, and what an untargeted attack on every recording leaves."""
+    rows = {
+        letter: {what: spoken(rate) for what, rate in rates.items()}
+        for letter, rates in report["all classes"].items()
+    }
     return pd.DataFrame(rows).T
 
 
 def front_table(report: dict) -> pd.DataFrame:
-    """AF recall behind each front end."""
+    """AF recall behind each front end, one row for each attack."""
     return pd.DataFrame(
         {
             name: {what: spoken(rate) for what, rate in reads.items()}
             for name, reads in report["front ends"].items()
         }
-    ).T
+    )
 
 
 def guarantee(certified: dict) -> dict[str, str]:
@@ -139,7 +153,7 @@ def signal_table(report: dict) -> pd.DataFrame:
 
 
 def curve_figure(report: dict) -> Figure:
-    """The robustness curve in µV, exact for every recording."""
+    """The robustness curve in z-units, exact for every recording."""
     subtitle = f"{report['about']['data']}, {report['about']['split']}; AF {report['threat']}"
     return plots.robustness_curve(
         {report["about"]["model"]: report["curve"]}, subtitle, marked_epsilon=0.2

@@ -7,6 +7,7 @@ every detector it fails on some recordings: a change of R-peaks is to be read be
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,12 @@ def band_shares(change: np.ndarray) -> np.ndarray:
 
 def r_peaks(mv: np.ndarray) -> np.ndarray:
     """R-peaks of one recording: (k,) int64, sample numbers. mv : (n,), mV at 300 Hz, 9 s or more."""
-    return np.asarray(xqrs_detect(mv, FS, verbose=False), np.int64)
+    return _xqrs(np.asarray(mv, np.float64).tobytes()).copy()
+
+
+@lru_cache(maxsize=512)  # a clean recording comes again with every attack
+def _xqrs(mv: bytes) -> np.ndarray:
+    return np.asarray(xqrs_detect(np.frombuffer(mv), FS, verbose=False), np.int64)
 
 
 def peak_f1(reference: np.ndarray, found: np.ndarray) -> float:

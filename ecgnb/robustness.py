@@ -38,6 +38,10 @@ class Attack:
     def __call__(self, victim: Victim, problem: Problem, **more) -> AttackResult:
         return self.function(victim, problem, **self.settings, **more)
 
+    def with_settings(self, **changes) -> Attack:
+        """The same attack with some settings changed."""
+        return Attack(self.function, self.settings | changes)
+
     def __str__(self) -> str:
         words = [f"{k}={getattr(v, '__name__', v)}" for k, v in self.settings.items()]
         return f"{self.function.__name__}({', '.join(words)})"
@@ -73,25 +77,43 @@ class Budget:
 
 BUDGETS = {
     "quick": Budget(20, 1, 15, 60, 15, 5, 8, 0),
-    "standard": Budget(40, 3, 50, 500, 40, 20, 20, 1000),
+    "standard": Budget(40, 2, 50, 300, 40, 20, 20, 500),
     "full": Budget(100, 10, 100, 5000, 100, 50, 40, 10_000),
 }
 
 
+PUBLISHED = "PGD-20, last iterate"
+AS_PUBLISHED = {PUBLISHED: Attack(pgd, dict(steps=20))}  # the original's attack
+
+
+def random_pgd(steps: int, restarts: int) -> Attack:
+    """PGD from random points, until success."""
+    settings = dict(steps=steps, restarts=restarts, random_start=True, until_success=True)
+    return Attack(pgd, settings)
+
+
 def suite(budget: Budget) -> dict[str, Attack]:
-    """name -> attack. All but PGD-20 as published stop at success."""
-    random = dict(random_start=True, until_success=True)
+    """name -> attack, for a goal with a target. All but PGD-20 as published stop at success.
+
+    With a target, APGD-DLR climbs the targeted ratio: it is AutoAttack's APGD-T for that one class.
+    """
     return {
         "FGSM": Attack(pgd, dict(steps=1, step=1.0, until_success=True)),
-        "PGD-20, last iterate": Attack(pgd, dict(steps=20)),
-        "PGD": Attack(pgd, dict(steps=budget.pgd_steps, restarts=budget.restarts, **random)),
+        **AS_PUBLISHED,
+        "PGD": random_pgd(budget.pgd_steps, budget.restarts),
         "APGD-CE": Attack(apgd, dict(steps=budget.apgd_steps, loss=cross_entropy)),
         "APGD-DLR": Attack(apgd, dict(steps=budget.apgd_steps, loss=logit_ratio)),
-        "APGD-T": Attack(apgd_targets, dict(steps=budget.apgd_steps)),
         "SAP": Attack(_smooth_from_pgd, dict(steps=budget.smooth_steps)),
         "Square": Attack(square, dict(queries=budget.queries)),
         "universal, of other recordings": Attack(_universal, dict(passes=budget.passes)),
     }
+
+
+def strongest(budget: Budget) -> dict[str, Attack]:
+    """name -> attack, for any goal: what decides a worst case, without what only explains it."""
+    whole = suite(budget)
+    chosen = {name: whole[name] for name in ("PGD", "APGD-CE")}
+    return chosen | {"APGD-T": Attack(apgd_targets, dict(steps=budget.apgd_steps))}
 
 
 def control_suite() -> dict[str, Attack]:
@@ -153,15 +175,33 @@ def run(
     return found
 
 
+def cascade(
+    attacks: dict[str, Attack],
+    subject: Subject,
+    problem: Problem,
+    folder: Path,
+    seed: int = 0,
+    progress: bool = False,
+) -> np.ndarray:
+    """(n,) bool: turned by any of the attacks, each tried only on what those before it left standing."""
+    turned = np.zeros(len(problem), bool)
+    for name, attack in attacks.items():
+        left = np.flatnonzero(~turned)
+        if len(left):
+            part = problem.rows(left)
+            (made,) = run({name: attack}, subject, part, folder, seed, progress).values()
+            turned[left] = made.success
+    return turned
+
+
 def transfer(
     subjects: list[Subject], problem: Problem, folder: Path, progress: bool = False
 ) -> dict[str, dict[str, dict]]:
     """Who made the change × who reads it: maker -> reader -> success among recordings the reader found clean."""
-    attack = {"PGD-20, last iterate": Attack(pgd, dict(steps=20))}
     right = {s.name: s.victim.logits(problem.x).argmax(axis=1) == problem.y for s in subjects}
     matrix = {}
     for maker in subjects:
-        (made,) = run(attack, maker, problem, folder, progress=progress).values()
+        (made,) = run(AS_PUBLISHED, maker, problem, folder, progress=progress).values()
         matrix[maker.name] = {
             reader.name: metrics.rate(
                 judged(reader.victim, problem, made.x).success[right[reader.name]]
@@ -231,6 +271,19 @@ def minimum(
             low[missed] = middle[~tried.success]
             bar.update()
     return Minimum(high, x, float(largest.max()))
+
+
+def run_minimum(
+    subject: Subject, problem: Problem, folder: Path, steps: int, progress: bool = False
+) -> Minimum:
+    """`minimum` for every recording, taken from `folder` if it is finished."""
+
+    def make():
+        text = f"{subject.name}, smallest ε" if progress else ""
+        return vars(minimum(subject.victim, problem, steps=steps, progress=text))
+
+    key = _key(subject, problem) | {"minimum": steps}
+    return Minimum(**cached(folder, f"{subject.name}-smallest", key, make))
 
 
 def survival(radius: np.ndarray, found: np.ndarray, largest: float) -> dict[str, list[float]]:

@@ -35,7 +35,6 @@ def cached(
     path = folder / f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
     if not path.exists():
         arrays = make()
-        folder.mkdir(parents=True, exist_ok=True)
 
         def write(target: Path) -> None:
             with target.open("wb") as file:

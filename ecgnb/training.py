@@ -21,16 +21,16 @@ from tqdm.auto import tqdm
 
 from ecgnb import metrics
 from ecgnb import model as network
-from ecgnb.attacks import pgd
+from ecgnb.attacks import AttackResult
 from ecgnb.data import WINDOW, Dataset, balanced_index, class_weights, window
 from ecgnb.errors import EcgnbError
+from ecgnb.evaluation import AF, attack_af
 from ecgnb.files import write_atomically
 from ecgnb.gradients import InputGradient, distribution
 from ecgnb.recipes import Recipe
 from ecgnb.records import CLASSES
 from ecgnb.threats import Threat, goal_of
 
-AF = CLASSES.index("A")
 WATCH_STEPS = 10  # PGD steps of the attack on dev after every epoch, whatever a recipe trains with
 STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
 
@@ -147,9 +147,7 @@ def _epoch_maker(
         return x, train_set.y[order]
 
     def attack(of: InputGradient, rows: np.ndarray) -> np.ndarray:
-        problem = _threat(recipe).on(train_set.take(rows))
-        step = recipe.step_size / recipe.epsilon
-        return pgd(of, problem, steps=recipe.steps, step=step, progress="attacking AF").x
+        return _attack(of, train_set.take(rows), recipe, recipe.steps, "attacking AF").x
 
     if recipe.defence == "baseline":
         return all_recordings
@@ -176,9 +174,14 @@ def _epoch_maker(
     return mixed
 
 
-def _threat(recipe: Recipe) -> Threat:
-    """What a defence trains against, and is watched under."""
-    return Threat(goal_of(recipe.target), recipe.epsilon, spare_padding=recipe.mask_padding)
+def _attack(
+    of: InputGradient, dataset: Dataset, recipe: Recipe, steps: int, progress: str
+) -> AttackResult:
+    """The attack on AF recordings that a defence trains against, and is watched under."""
+    threat = Threat(goal_of(recipe.target), recipe.epsilon, spare_padding=recipe.mask_padding)
+    return attack_af(
+        of, dataset, threat, step_size=recipe.step_size, steps=steps, progress=progress
+    )
 
 
 def _mix(y: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -262,9 +265,7 @@ def _dev_scores(
     row["dev challenge score"] = float(metrics.challenge_score(counts))
     row["dev AF recall"] = float(metrics.recall(counts))
     if robust_watch:
-        problem = _threat(recipe).on(dev.of_class("A"))
-        step = recipe.step_size / recipe.epsilon
-        attacked = pgd(gradient, problem, steps=WATCH_STEPS, step=step, progress="watching dev AF")
+        attacked = _attack(gradient, dev, recipe, WATCH_STEPS, "watching dev AF")
         row["dev robust AF recall"] = float((attacked.logits.argmax(axis=1) == AF).mean())
     return row
 
