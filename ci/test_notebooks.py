@@ -23,12 +23,28 @@ FIGURES = {
         "static_stress_test",
     },
     "03_adaptive": {"adaptive_learning_curves", "final_clean_matrix", "final_robustness_curve"},
+    "04_evaluation": {
+        "evaluation_attacks",
+        "evaluation_curves",
+        "evaluation_loss",
+        "evaluation_transfer",
+        "evaluation_waveforms",
+        "evaluation_spectra",
+        "evaluation_certified",
+    },
 }
 TINY = {
     "00_data": {},
     "01_baseline": {"EPOCHS": 1, "MAX_ITER": 2},
     "02_static": {"EPOCHS": 1, "MAX_ITER": 2, "TRAIN_ITER": 1, "PER_CLASS": 6},
     "03_adaptive": {"EPOCHS": 1, "MAX_ITER": 2, "TRAIN_ITER": 1, "PER_CLASS": 6},
+    "04_evaluation": {
+        "COMPUTE": True,
+        "BUDGET": "quick",
+        "PER_CLASS": 2,
+        "MODELS": "baseline",
+        "TWINS": "static",
+    },
 }
 
 

@@ -12,6 +12,8 @@ from ecgnb import metrics, plots
 from ecgnb.errors import EcgnbError
 
 MV = np.sin(np.arange(3000) / 20)
+RATE = metrics.rate(np.array([True, False, True]))
+PATH = ("p5", "median", "p95")
 
 
 def texts(figure) -> str:
@@ -51,6 +53,10 @@ def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
         plots.learning_curves({}, subtitle, {}),
         plots.class_gallery({"A": MV}, subtitle),
         plots.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
+        plots.robustness_panels({"baseline": {"attack": curve, "Gaussian": curve}}, subtitle, 0.2),
+        plots.forest({"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]),
+        plots.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
+        plots.transfer_figure({"baseline": {"static": RATE}}, subtitle),
     ]
     for figure in figures:
         marks = [t for t in figure.texts if t.get_text() == "DEMO (SYNTHETIC)"]

@@ -130,7 +130,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb import data
     from ecgnb.assessment import evaluate, report_path
     from ecgnb.files import write_atomically
-    from ecgnb.page import page, three_numbers
+    from ecgnb.page import page
+    from ecgnb.tables import three_numbers
 
     dataset = data.load(options.split, data=options.data)
     report = evaluate(

@@ -14,7 +14,7 @@ from ecgnb.attacks import AttackResult, judged
 from ecgnb.controls import CONTROLS
 from ecgnb.data import Dataset
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation import AF
+from ecgnb.evaluation import AF, curve_of
 from ecgnb.files import write_json
 from ecgnb.filters import Fronted, filtered, rescaled
 from ecgnb.gradients import InputGradient, Victim
@@ -103,21 +103,16 @@ def evaluate(
     return report
 
 
-def read_report(name: str, dataset: Dataset, budget: str, folder: Path) -> dict:
-    """The report that `evaluate` wrote, if it is of this model and of as many recordings."""
-    path = report_path(folder, name, dataset.split, budget)
-    remedy = f"make it: python -m ecgnb evaluate {name} --split {dataset.split} --budget {budget}"
+def read_report(name: str, split: str, budget: str, folder: Path) -> dict:
+    """The report that `evaluate` wrote, if it is of this model with these weights."""
+    path = report_path(folder, name, split, budget)
+    remedy = f"make it: python -m ecgnb evaluate {name} --split {split} --budget {budget}"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EcgnbError(f"{path}: no report ({error}); {remedy}") from error
-    expected = provenance(dataset, report["about"]["seed"], Path(name).stem)
-    same = ("data", "split", "recordings", "AF recordings", "labels", "model")
-    changed = [key for key in same if report["about"][key] != expected[key]]
     if report["about"]["weights"] != subject_of(name).digest:
-        changed.append("weights")
-    if changed:
-        raise EcgnbError(f"{path}: made with other {', '.join(changed)}; {remedy}")
+        raise EcgnbError(f"{path}: made with other weights than {name} has; {remedy}")
     return report
 
 
@@ -170,6 +165,7 @@ def assess(
         "smallest ε, z": robustness_summary(smallest.radius, found, LARGEST, seed),
         "smallest ε, µV": robustness_summary(smallest.radius * uv, found, LARGEST_UV, seed),
         "curve": survival(smallest.radius, found, LARGEST),
+        "control curves": _control_curves(subject, problem, found, seed),
         "curve, µV": survival(smallest.radius * uv, found, LARGEST_UV),
         "loss": _loss_path(subject, problem, found, **kept),
         "checks": [asdict(check) for check in sound],
@@ -201,6 +197,22 @@ def _outcome(result: AttackResult, found: np.ndarray) -> dict:
         "success, of AF found clean": metrics.rate(result.success[found]),
         "median reads": float(np.median(result.iterations)),
     }
+
+
+def _control_curves(
+    subject: Subject, problem: Problem, found: np.ndarray, seed: int
+) -> dict[str, dict]:
+    """`survival` under every control, on a grid: noise has no smallest ε to search for."""
+    epsilons = np.linspace(0, LARGEST, 11)
+    curves = {}
+    for name, make in CONTROLS.items():
+        rates = [metrics.rate(found)]
+        for epsilon in epsilons[1:]:
+            posed = problem.resized(np.full(len(problem), epsilon))
+            read = control(subject.victim, posed, make=make, seed=seed)
+            rates.append(metrics.rate(found & ~read.success))
+        curves[name] = curve_of(epsilons, rates)
+    return curves
 
 
 def _false_alarms(subject: Subject, dataset: Dataset, clean: np.ndarray, seed: int) -> dict:

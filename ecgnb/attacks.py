@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import convolve1d
-from tqdm.auto import tqdm
 
 from ecgnb.errors import EcgnbError
 from ecgnb.gradients import Victim
 from ecgnb.losses import cross_entropy, logit_ratio
+from ecgnb.progress import bar
 from ecgnb.records import CLASSES
 from ecgnb.threats import Problem
 
@@ -51,7 +51,7 @@ class _Search:
         self.logits = np.zeros((n, len(CLASSES)), np.float32)
         self.margin, self.iterations = np.full(n, -np.inf), np.zeros(n, int)
         self.loss = []
-        self.bar = tqdm(total=reads, desc=progress, unit="step", disable=not progress)
+        self.bar = bar(progress, total=reads, unit="step")
 
     def rows(self, until_success: bool) -> np.ndarray:
         """Recordings to go on with: all, or those whose goal is not reached."""
@@ -346,8 +346,7 @@ def universal(
     slopes, shifted back (Moosavi-Dezfooli et al. 2017, by gradient). `shifted` applies it to others.
     """
     rng, shared = np.random.default_rng(seed), np.zeros(problem.x.shape[1])
-    bar = tqdm(range(passes), desc=progress, unit="pass", disable=not progress)
-    for _ in bar:
+    for _ in bar(progress, range(passes), unit="pass"):
         shifts = rng.integers(problem.x.shape[1], size=len(problem))
         x = _shift(problem, shared, shifts)
         _, _, slope = victim.value_and_gradient(x, problem.y, problem.targets)

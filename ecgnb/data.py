@@ -69,6 +69,11 @@ class Dataset:
         name = "DEMO (SYNTHETIC)" if self.synthetic else "CinC 2017"
         return f"{name}, {self.split}, labels {self.labels}"
 
+    def in_mv(self, x: np.ndarray) -> list[np.ndarray]:
+        """Windows of these recordings, (n, 9000, 1) z-units, as n arrays (length,) float64, mV, unpadded."""
+        facts = zip(x, self.lengths, self.sd_mv, self.mean_mv, strict=True)
+        return [w[:length, 0].astype(np.float64) * sd + mean for w, length, sd, mean in facts]
+
     def take(self, index: np.ndarray) -> Dataset:
         """The recordings at `index` (integers or booleans), in that order."""
         index = np.arange(len(self))[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,7 +97,7 @@ def robustness_curve(
         problem = replace(threat, epsilon=epsilon).on(af)
         text = progress and f"{progress}, ε {epsilon:g}"
         read.append(pgd(victim, problem, step=step_per_epsilon, progress=text, **settings).logits)
-    return _curve(epsilons, read)
+    return curve_of((0.0, *epsilons), [_recall(logits) for logits in read])
 
 
 def noise_curve(
@@ -109,14 +110,18 @@ def noise_curve(
 ) -> dict[str, list[float]]:
     """AF recall under random ±ε: the control for `robustness_curve`, in the same form."""
     noisy = [noisy_af(dataset, replace(threat, epsilon=e), seed) for e in (0.0, *epsilons)]
-    return _curve(epsilons, [victim.logits(x) for x in noisy])
+    return curve_of((0.0, *epsilons), [_recall(victim.logits(x)) for x in noisy])
 
 
-def _curve(epsilons: tuple[float, ...], read: list[np.ndarray]) -> dict[str, list[float]]:
-    """AF recall of logits (n, 4) read at ε = 0 and at each ε."""
-    rates = [metrics.rate(logits.argmax(axis=1) == AF) for logits in read]
+def _recall(logits: np.ndarray) -> dict:
+    """AF recall of logits (n, 4) of AF recordings."""
+    return metrics.rate(logits.argmax(axis=1) == AF)
+
+
+def curve_of(epsilons: Sequence[float], rates: list[dict]) -> dict[str, list[float]]:
+    """A rate of `metrics` at each ε, as a figure takes it: {"epsilon", "value", "low", "high"}."""
     return {
-        "epsilon": [0.0, *epsilons],
+        "epsilon": [float(epsilon) for epsilon in epsilons],
         "value": [r["value"] for r in rates],
         "low": [r["ci95"][0] for r in rates],
         "high": [r["ci95"][1] for r in rates],

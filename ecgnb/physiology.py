@@ -55,10 +55,8 @@ def measures(clean_mv: np.ndarray, adversarial_mv: np.ndarray) -> dict[str, floa
 
 def table(dataset: Dataset, adversarial_x: np.ndarray) -> pd.DataFrame:
     """`measures` of every recording, one row each; adversarial_x : (n, 9000, 1) in z-units."""
-    rows = []
-    for i, length in enumerate(dataset.lengths):
-        pair = np.stack([dataset.x[i, :length, 0], adversarial_x[i, :length, 0]]).astype(float)
-        rows.append(measures(*(pair * dataset.sd_mv[i] + dataset.mean_mv[i])))
+    pairs = zip(dataset.in_mv(dataset.x), dataset.in_mv(adversarial_x), strict=True)
+    rows = [measures(clean, adversarial) for clean, adversarial in pairs]
     return pd.DataFrame(rows, index=pd.Index(dataset.names, name="record"))
 
 

@@ -224,6 +224,133 @@ def robustness_curve(
 
 
 @style.context(STYLE)
+def robustness_panels(
+    models: dict[str, dict[str, dict]],
+    subtitle: str,
+    marked_epsilon: float | None = None,
+) -> Figure:
+    """AF recordings kept against ε, a panel for each model: its attack, and noise of the same size.
+
+    models : name -> {"attack": exact curve of `robustness.survival`, control: curve on a grid, …}
+    marked_epsilon : z-units, a vertical line
+    """
+    fig = _Figure(figsize=(1.6 + 3.6 * len(models), 4.8), layout="constrained")
+    _head(fig, "AF found clean and not turned, against ε; 95 % intervals", subtitle)
+    axes = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for ax, (model, curves), colour in zip(
+        axes, models.items(), _colours(list(models)), strict=True
+    ):
+        for number, (name, curve) in enumerate(curves.items()):
+            x, value, low, high = (_floats(curve[k]) for k in ("epsilon", "value", "low", "high"))
+            if name == "attack":
+                ax.fill_between(x, low, high, step="post", color=colour, alpha=0.15, lw=0)
+                ax.step(x, value, where="post", color=colour, lw=2)
+            else:
+                dash = DASHES[(number - 1) % len(DASHES)]
+                ax.plot(
+                    x, value, ls=dash, color=CONTROL, lw=1.1, marker=MARKERS[number - 1], ms=3.5
+                )
+        if marked_epsilon is not None:
+            ax.axvline(marked_epsilon, color="0.3", lw=1, zorder=1)
+        ax.set_title(model, fontweight="bold")
+        ax.set(xlim=(0, x.max() * 1.02), ylim=(-0.02, 1.02), xlabel="ε (L∞), z-units")
+        _tidy(ax, "")
+    axes[0].set_ylabel("share of AF recordings")
+    keys = [Line2D([], [], color="0.1", lw=2, label="strongest change found (exact)")]
+    keys += [
+        Line2D([], [], color=CONTROL, ls=dash, marker=marker, ms=3.5, label=f"{name}, control")
+        for name, dash, marker in zip(list(curves)[1:], DASHES * 2, MARKERS, strict=False)
+    ]
+    _legend_below(fig, keys)
+    return fig
+
+
+@style.context(STYLE)
+def forest(
+    models: dict[str, dict[str, dict]], subtitle: str, title: str, xlabel: str, rules: Sequence[int]
+) -> Figure:
+    """Shares with 95 % intervals, a row for each attack or control, a colour for each model.
+
+    models : name -> {row: what `metrics.rate` returns}; rules : rows after which a line is drawn
+    """
+    rows = list(next(iter(models.values())))
+    fig = _Figure(figsize=(8.6, 1.6 + 0.36 * len(rows)), layout="constrained")
+    _head(fig, title, subtitle)
+    ax = fig.subplots()
+    apart = np.linspace(-0.24, 0.24, len(models)) if len(models) > 1 else [0.0]
+    colours = _colours(list(models))
+    for (name, rates), colour, offset, marker in zip(
+        models.items(), colours, apart, MARKERS, strict=False
+    ):
+        for row, what in enumerate(rows):
+            value, low, high = _floats([rates[what]["value"], *rates[what]["ci95"]])
+            ax.plot([low, high], [row + offset] * 2, color=colour, lw=1.5, solid_capstyle="butt")
+            label = name if row == 0 else None
+            ax.plot(value, row + offset, marker, color=colour, ms=5, label=label, ls="")
+    for row in rules:
+        ax.axhline(row + 0.5, color="0.4", lw=0.8)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(-0.01, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
+    _tidy(ax, "")
+    _legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
+@style.context(STYLE)
+def loss_figure(paths: dict[str, dict], subtitle: str, marked_step: int) -> Figure:
+    """The attacker's loss at every step: median over recordings, and the middle 90 %.
+
+    paths : model -> {"median", "p5", "p95": (steps,)}; marked_step : where the published attack stops
+    """
+    fig = _Figure(figsize=(8, 4.4), layout="constrained")
+    _head(fig, "What the attacker climbs, step by step: median and middle 90 %", subtitle)
+    ax = fig.subplots()
+    for (name, path), colour, dash in zip(
+        paths.items(), _colours(list(paths)), DASHES, strict=False
+    ):
+        low, median, high = (_floats(path[key]) for key in ("p5", "median", "p95"))
+        ax.fill_between(range(len(median)), low, high, color=colour, alpha=0.12, lw=0)
+        ax.plot(median, color=colour, ls=dash, lw=1.8, label=name)
+    ax.axvline(marked_step, color="0.3", lw=1, zorder=1)
+    ax.set(xlabel="step", xlim=(0, len(median) - 1))
+    _tidy(ax, "log-probability of the target")
+    _legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
+@style.context(STYLE)
+def transfer_figure(success: dict[str, dict[str, dict]], subtitle: str) -> Figure:
+    """Who made a change × who reads it: share of the AF that the reader found clean and now calls normal.
+
+    success : maker -> reader -> what `metrics.rate` returns
+    """
+    makers, readers = list(success), list(next(iter(success.values())))
+    values = _floats([[success[m][r]["value"] for r in readers] for m in makers])
+    fig = _Figure(
+        figsize=(2.6 + 1.1 * len(readers), 2.1 + 0.75 * len(makers)), layout="constrained"
+    )
+    _head(fig, "Transfer: AF found clean that the change turns normal", subtitle)
+    ax = fig.subplots()
+    image = ax.imshow(values, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        rate = success[makers[i]][readers[j]]
+        ax.text(
+            *(j, i, f"{value:.2f}\n{rate['count']} of {rate['of']}"),
+            ha="center",
+            va="center",
+            color="white" if value > 0.6 else "black",
+            fontweight="bold" if makers[i] == readers[j] else "normal",
+        )
+    ax.set_xticks(range(len(readers)), [name.replace("-", "\n") for name in readers])
+    ax.set_yticks(range(len(makers)), makers)
+    ax.set(xlabel="read by", ylabel="made with")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    fig.colorbar(image, ax=ax, label="share turned").outline.set_visible(False)
+    return fig
+
+
+@style.context(STYLE)
 def certified_curve(curves: dict[str, dict], subtitle: str) -> Figure:
     """Certified AF recall against the L2 radius of the certificate, with 95 % intervals.
 
@@ -303,14 +430,19 @@ def attack_figure(
 
 
 @style.context(STYLE)
-def class_gallery(signals_mv: dict[str, np.ndarray], subtitle: str, seconds: float = 8.0) -> Figure:
+def class_gallery(
+    signals_mv: dict[str, np.ndarray],
+    subtitle: str,
+    seconds: float = 8.0,
+    title: str = "One recording of each class",
+) -> Figure:
     """The beginnings of some recordings, one strip each, on ECG paper in true size.
 
     signals_mv : title, such as "A (AF), A00004" -> (n,) float, mV at 300 Hz, real samples only
     """
     pieces = {title: _piece(mv, 0, seconds) for title, mv in signals_mv.items()}
     limits = {title: _limits(mv, [-0.5, 0.5]) for title, mv in pieces.items()}
-    fig, axes = _ecg_paper(limits, "One recording of each class", subtitle, 0, seconds, lead_in=0)
+    fig, axes = _ecg_paper(limits, title, subtitle, 0, seconds, lead_in=0)
     for ax, mv in zip(axes, pieces.values(), strict=True):
         _trace(ax, mv, 0, COLOURS["clean"])
     return fig

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ecgnb import metrics
 from ecgnb.attacks import (
@@ -22,8 +21,10 @@ from ecgnb.attacks import (
     universal,
 )
 from ecgnb.controls import CONTROLS, scaled
+from ecgnb.evaluation import curve_of
 from ecgnb.gradients import Victim
 from ecgnb.losses import cross_entropy, logit_ratio
+from ecgnb.progress import bar
 from ecgnb.store import cached, digest
 from ecgnb.threats import Problem
 
@@ -62,7 +63,7 @@ class Budget:
 
     pgd_steps, restarts : of PGD; apgd_steps : of each Auto-PGD; queries : of Square; smooth_steps : of SAP;
     passes : of the universal change over its recordings; minimum_steps : at each ε of the search for the
-    smallest; draws : noisy reads of each recording for a certificate, none if 0.
+    smallest; draws : noisy reads of each recording for a certificate.
     """
 
     pgd_steps: int
@@ -76,7 +77,7 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(20, 1, 15, 60, 15, 5, 8, 0),
+    "quick": Budget(20, 1, 15, 60, 15, 5, 8, 100),
     "standard": Budget(40, 2, 50, 300, 40, 20, 20, 500),
     "full": Budget(100, 10, 100, 5000, 100, 50, 40, 10_000),
 }
@@ -260,7 +261,7 @@ def minimum(
     x = np.where(first.success[:, None, None], first.x, problem.x)
     high = np.where(first.success, problem.ball.size(x), np.inf)
     low = np.zeros(len(problem))
-    with tqdm(desc=f"{progress}, bisection", unit="ε", disable=not progress) as bar:
+    with bar(progress and f"{progress}, bisection", unit="ε") as tries:
         while len(rows := np.flatnonzero((high - low > resolution) & np.isfinite(high))):
             middle = (low[rows] + high[rows]) / 2
             part = problem.rows(rows).resized(middle)
@@ -269,7 +270,7 @@ def minimum(
             x[hit] = tried.x[tried.success]
             high[hit] = part.ball.size(tried.x)[tried.success]
             low[missed] = middle[~tried.success]
-            bar.update()
+            tries.update()
     return Minimum(high, x, float(largest.max()))
 
 
@@ -290,17 +291,11 @@ def survival(radius: np.ndarray, found: np.ndarray, largest: float) -> dict[str,
     """Share of recordings that are read rightly and not turned, at every ε where it changes: no grid.
 
     radius : (n,) smallest radius that turns each recording, in any unit, up to `largest` in the same;
-    found : (n,) bool, read rightly when clean. In the form of `evaluation.robustness_curve`.
+    found : (n,) bool, read rightly when clean. In the form of `evaluation.curve_of`.
     """
     radius = np.where(found, radius, 0.0)
     epsilons = [0.0, *np.unique(radius[(radius > 0) & (radius <= largest)]), largest]
-    rates = [metrics.rate(radius > epsilon) for epsilon in epsilons]
-    return {
-        "epsilon": [float(epsilon) for epsilon in epsilons],
-        "value": [rate["value"] for rate in rates],
-        "low": [rate["ci95"][0] for rate in rates],
-        "high": [rate["ci95"][1] for rate in rates],
-    }
+    return curve_of(epsilons, [metrics.rate(radius > epsilon) for epsilon in epsilons])
 
 
 def robustness_summary(

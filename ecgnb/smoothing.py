@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta, norm
-from tqdm.auto import tqdm
 
 from ecgnb import metrics
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically
+from ecgnb.progress import bar
 from ecgnb.records import CLASSES
 
 ABSTAINS = -1
@@ -86,14 +86,8 @@ def certify(
     if path is not None:
         known = logits(x[:1]).tolist()
         rows = _read(path, settings, known)
-    for i in tqdm(
-        range(len(rows), len(x)),
-        desc=progress,
-        unit="recording",
-        initial=len(rows),
-        total=len(x),
-        disable=not progress,
-    ):
+    left = range(len(rows), len(x))
+    for i in bar(progress, left, unit="recording", initial=len(rows), total=len(x)):
         selected, bounded = (
             _tally(logits, x[i], mask[i], sigma, draws, batch_size, [seed, i, stage])
             for stage, draws in ((SELECT, n0), (BOUND, n))

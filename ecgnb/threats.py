@@ -118,7 +118,7 @@ class Threat:
     def __str__(self) -> str:
         goal = "untargeted" if self.goal.target is None else f"→ {CLASSES[self.goal.target]}"
         band = f", {self.band[0]:g}–{self.band[1]:g} Hz" if self.band else ""
-        return f"{goal}, {self.norm} {self.epsilon:g} {self.unit}{band}"
+        return f"{goal}, {self.norm} {self.epsilon:.3g} {self.unit}{band}"
 
     def on(self, dataset: Dataset) -> Problem:
         """The problem that this threat poses on some recordings."""

@@ -61,10 +61,7 @@ print("shorter than 30 s:", int((validation.lengths < data.WINDOW).sum()))
 
 # %%
 first = {letter: validation.of_class(letter).take([0]) for letter in CLASSES}
-strips = {
-    f"{letter}: {one.names[0]}": (one.x[0, : one.lengths[0], 0] * one.sd_mv[0] + one.mean_mv[0])
-    for letter, one in first.items()
-}
+strips = {f"{letter}: {one.names[0]}": one.in_mv(one.x)[0] for letter, one in first.items()}
 gallery = plots.class_gallery(strips, validation.title)
 shown = {"records": [str(one.names[0]) for one in first.values()]}
 about = report.provenance(validation, SEED, "none")

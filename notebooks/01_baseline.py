@@ -149,7 +149,7 @@ for name, score in report.headline(numbers).items():
 # %%
 turned = np.flatnonzero((gradient.logits(af.x).argmax(axis=1) == evaluation.AF) & result.success)
 one = int(turned[0]) if len(turned) else 0
-pair = [x[one, : af.lengths[one], 0] * af.sd_mv[one] + af.mean_mv[one] for x in (af.x, result.x)]
+pair = [af.in_mv(x)[one] for x in (af.x, result.x)]
 chances = softmax(gradient.logits(np.stack([af.x[one], result.x[one]])))
 read = [f"read as {CLASSES[p.argmax()]}, {p.max():.0%}" for p in chances]
 titles = (f"{af.names[one]} (AF), clean: {read[0]}", f"attacked: {read[1]}")
