@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
-from ecgnb.report import demo_line, results_table
+from ecgnb.report import demo_line, results_table, robustness_table
 
 
 def tracked() -> list[str]:
@@ -61,7 +61,8 @@ def test_models_are_small_enough_to_ship():
 
 def test_the_readmes_numbers_come_from_the_json():
     readme = (ROOT / "README.md").read_text()
-    assert results_table(ROOT / "figures") in readme and demo_line(ROOT / "figures") in readme
+    for table in (results_table, robustness_table, demo_line):
+        assert table(ROOT / "figures") in readme, table.__name__
 
 
 def test_notebooks_hold_no_path_of_the_machine_they_ran_on():

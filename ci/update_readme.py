@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ecgnb.files import write_atomically
-from ecgnb.report import demo_line, results_table
+from ecgnb.report import demo_line, results_table, robustness_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     figures, readme = ROOT / "figures", ROOT / "README.md"
     text = readme.read_text()
-    for name, made in {"results": results_table(figures), "demo": demo_line(figures)}.items():
-        block = f"<!-- {name} -->\n{made}\n<!-- /{name} -->"
+    tables = {"results": results_table, "robustness": robustness_table, "demo": demo_line}
+    for name, table in tables.items():
+        block = f"<!-- {name} -->\n{table(figures)}\n<!-- /{name} -->"
         pattern = f"<!-- {name} -->.*<!-- /{name} -->"
         text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)
     write_atomically(readme, lambda path: path.write_text(text))

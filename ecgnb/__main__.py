@@ -1,4 +1,4 @@
-"""Command line: `python -m ecgnb data`, `train`, `evaluate` and `results`."""
+"""Command line: `python -m ecgnb data`, `train`, `evaluate`, `transfer` and `results`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_data(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_transfer(commands)
     _add_results(commands)
     options = parser.parse_args(arguments)
     try:
@@ -153,6 +154,31 @@ def _evaluate(options: argparse.Namespace) -> None:
         if check["verdict"] != "pass":
             print(f"{check['verdict']}: {check['name']}: {check['evidence']}; {check['advice']}")
     print(f"{path}\n{html}")
+
+
+def _add_transfer(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "transfer",
+        help="attack each of several models, and let every one read the result",
+        description="PGD-20 of the original on the AF recordings: who made it, and who reads it.",
+    )
+    parser.add_argument("models", nargs="+", help="shipped models by name, or model files")
+    parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
+    parser.add_argument("--split", default="validation", help="validation or test (validation)")
+    parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    parser.set_defaults(run=_transfer)
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    from ecgnb import data
+    from ecgnb.assessment import transfers
+    from ecgnb.tables import transfer_table
+
+    dataset = data.load(options.split, data=options.data)
+    found = transfers(options.models, dataset, options.out)
+    print(f"{dataset.title}; made with (rows), read by (columns): share of AF found clean turned N")
+    print(transfer_table(found["success"]).to_string())
+    print(options.out / f"transfer-{dataset.split}.json")
 
 
 def _add_results(commands: argparse._SubParsersAction) -> None:

@@ -183,11 +183,13 @@ def assess(
 def transfers(
     names: list[str], dataset: Dataset, folder: Path, *, seed: int = 2017, progress: bool = True
 ) -> dict:
-    """Who made the change × who reads it, for models by name or path; `folder` keeps what takes long."""
+    """Who made the change × who reads it, for models by name or path; written into `folder` as JSON."""
     subjects = [subject_of(name) for name in names]
-    matrix = transfer(subjects, CLAIMED.on(dataset.of_class("A")), folder, progress)
+    matrix = transfer(subjects, CLAIMED.on(dataset.of_class("A")), folder / "cache", progress)
     about = provenance(dataset, seed, ", ".join(subject.name for subject in subjects))
-    return about | {"threat": str(CLAIMED), "attack": PUBLISHED, "success": matrix}
+    found = about | {"threat": str(CLAIMED), "attack": PUBLISHED, "success": matrix}
+    write_json(folder / f"transfer-{dataset.split}.json", found)
+    return found
 
 
 def _outcome(result: AttackResult, found: np.ndarray) -> dict:

@@ -59,13 +59,18 @@ def headline(numbers: dict) -> dict[str, str]:
     return {name: spoken(score) for name, score in lines.items()}
 
 
-def spoken(score: dict) -> str:
-    """ "0.94 [0.83, 0.98] (44 of 47)": a value, its 95 % interval, and the count where it is a share."""
+def brief(score: dict) -> str:
+    """ "0.94 [0.83, 0.98]": a value and its 95 % interval."""
     if score["value"] is None:
-        return "no recordings"
+        return "—"
     low, high = score["ci95"]
-    counted = f" ({score['count']} of {score['of']})" if "of" in score else ""
-    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]{counted}"
+    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def spoken(score: dict) -> str:
+    """As `brief`, with the count where it is a share: "0.94 [0.83, 0.98] (44 of 47)"."""
+    counted = f" ({score['count']} of {score['of']})" if score.get("of") else ""
+    return brief(score) + counted
 
 
 def results_table(folder: Path) -> str:
@@ -91,29 +96,68 @@ def results_table(folder: Path) -> str:
         cells = [
             name,
             ORIGINAL[name][0],
-            _value(clean["F1 A"]),
+            brief(clean["F1 A"]),
             ORIGINAL[name][1],
-            _value(stored["F1 A"]) if stored else "—",
-            _value(fresh["F1 A"]),
-            _value(clean["AF recall"]),
-            _value(fresh["AF recall"]),
-            _value(numbers["AF recall under random noise"]),
-            _value(flips),
-            _value(alarms[name]),
-            _value(clean["challenge score"]),
+            brief(stored["F1 A"]) if stored else "—",
+            brief(fresh["F1 A"]),
+            brief(clean["AF recall"]),
+            brief(fresh["AF recall"]),
+            brief(numbers["AF recall under random noise"]),
+            brief(flips),
+            brief(alarms[name]),
+            brief(clean["challenge score"]),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join([*sorted(heads), "", *rows])
 
 
+# What a model is worth, in three numbers: title -> where a report of `assessment` has it.
+ROBUSTNESS = {
+    "AF still found when every recording meets its worst attack (AF → normal, ε 0.2)": (
+        "worst case",
+        "AF not turned, of all AF",
+    ),
+    "the same when any wrong class will do (untargeted)": (
+        "other threats",
+        "untargeted",
+        "AF not turned, of all AF",
+    ),
+    "normal recordings read as AF under plain random ±0.2": ("normal read as AF", "random ±ε"),
+}
+
+
+def robustness_table(folder: Path) -> str:
+    """Markdown: three numbers for each model, from the stored reports of its evaluation."""
+    reports = {
+        name: _read(folder / "evaluation" / f"{name}-validation-standard.json") for name in SOURCES
+    }
+    heads = {
+        "{data}, {split} ({recordings} recordings, {AF recordings} AF), labels {labels}, protocol "
+        "{protocol}, seed {seed}, budget {budget}".format(**report["about"])
+        for report in reports.values()
+    }
+    rows = ["| | " + " | ".join(reports) + " |", "|" + "---|" * (1 + len(reports))]
+    clean = {"AF found when nothing is attacked": ("AF found clean",)}
+    for title, keys in (clean | ROBUSTNESS).items():
+        found = [brief(_at(report, keys)) for report in reports.values()]
+        rows.append(f"| {title} | " + " | ".join(found) + " |")
+    return "\n".join([*sorted(heads), "", *rows])
+
+
+def _at(report: dict, keys: tuple[str, ...]) -> dict:
+    for key in keys:
+        report = report[key]
+    return report
+
+
 def demo_line(folder: Path) -> str:
     """One sentence: how the shipped baseline reads the synthetic set, clean and attacked."""
     numbers = _read(folder / "demo_baseline.json")
-    clean = ", ".join(f"{name} {_value(numbers['clean'][name])}" for name in SHOWN)
+    clean = ", ".join(f"{name} {brief(numbers['clean'][name])}" for name in SHOWN)
     return (
         f"On the {numbers['recordings']} validation recordings of the DEMO (SYNTHETIC) set the shipped "
         f"baseline, which never saw it, reaches {clean}; under targeted PGD its AF recall goes from "
-        f"{_value(numbers['clean']['AF recall'])} to {_value(numbers['attacked']['AF recall'])}."
+        f"{brief(numbers['clean']['AF recall'])} to {brief(numbers['attacked']['AF recall'])}."
     )
 
 
@@ -122,11 +166,3 @@ def _read(path: Path) -> dict:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise EcgnbError(f"{path}: cannot be read ({error}); run ci/reproduce first") from error
-
-
-def _value(score: dict) -> str:
-    """A value with its interval, "0.70 [0.57, 0.81]"."""
-    if score["value"] is None:
-        return "—"
-    low, high = score["ci95"]
-    return f"{score['value']:.2f} [{low:.2f}, {high:.2f}]"

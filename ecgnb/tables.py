@@ -149,6 +149,13 @@ def check_table(reports: dict[str, dict]) -> pd.DataFrame:
     )
 
 
+def transfer_table(success: dict[str, dict[str, dict]]) -> pd.DataFrame:
+    """Who made a change, in rows, and who reads it, in columns: share of the AF found clean that turn."""
+    return pd.DataFrame(
+        {maker: {r: spoken(rate) for r, rate in read.items()} for maker, read in success.items()}
+    ).T
+
+
 def paired_table(reports: dict[str, dict], attack: str) -> pd.DataFrame:
     """Every two models on the same AF recordings: which keeps more, with McNemar's exact test.
 

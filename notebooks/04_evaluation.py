@@ -168,7 +168,7 @@ pd.concat({name: tables.class_table(r) for name, r in reports.items()}, axis=1)
 # %%
 makers = models + TWINS.split()
 if COMPUTE:
-    matrix = assessment.transfers(makers, judged, out / "evaluation" / "cache", seed=SEED)
+    matrix = assessment.transfers(makers, judged, out / "evaluation", seed=SEED)
 else:
     matrix = json.loads((stored / f"transfer-{SPLIT}.json").read_text())
 figure = plots.transfer_figure(matrix["success"], f"{judged.title}; {matrix['attack']}, ε 0.2")
