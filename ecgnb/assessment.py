@@ -193,9 +193,13 @@ def transfers(
 
 
 def _outcome(result: AttackResult, found: np.ndarray) -> dict:
-    """Recall and success of one attack, and what it cost in reads of the network."""
+    """What one attack leaves, and what it cost in reads of the network.
+
+    A recording that is read as neither AF nor normal lowers the recall, but is not turned.
+    """
     return {
         "AF recall": metrics.rate(result.logits.argmax(axis=1) == AF),
+        "AF not turned, of all AF": metrics.rate(found & ~result.success),
         "success, of AF found clean": metrics.rate(result.success[found]),
         "median reads": float(np.median(result.iterations)),
     }

@@ -25,8 +25,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_json(path: Path, numbers: dict) -> None:
-    """Write numbers as JSON, sorted, so that the same numbers make the same file."""
-    text = json.dumps(_plain(numbers), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """Write numbers as JSON in their order, so that the same numbers make the same file."""
+    text = json.dumps(_plain(numbers), indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
