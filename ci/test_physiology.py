@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgnb import physiology, plots
+from ecgnb import canvas, evaluation_plots, physiology
 from ecgnb.data import WINDOW
 from ecgnb.filters import bandpass
 from ecgnb.records import BAND, FS
@@ -157,13 +157,13 @@ def test_spectra_figure_marks_the_band_and_synthetic_data(subtitle):
     frequency = np.linspace(0, FS / 2, 513)
     names = ["clean", "attacked", "random ±ε", "Gaussian", "mains 60 Hz", "simulated EMG", "other"]
     spectra = {name: (frequency, np.full(513, 10.0 ** -(3 * i))) for i, name in enumerate(names)}
-    figure = plots.spectra_figure(spectra, subtitle)
+    figure = evaluation_plots.spectra_figure(spectra, subtitle)
     figure.draw_without_rendering()
     (ax,) = figure.axes
     lines = {line.get_label(): line for line in ax.lines if line.get_label() in names}
     assert list(lines) == names
     assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == len(names)
-    assert lines["clean"].get_color() == plots.COLOURS["clean"]
+    assert lines["clean"].get_color() == canvas.COLOURS["clean"]
     assert {line.get_xdata()[0] for line in ax.lines[len(names) :]} == {0.5, 40}
     assert {"0.5 Hz", "40 Hz"} <= {text.get_text() for text in ax.texts}
     assert ax.get_yscale() == "log" and ax.get_ylim()[0] > 1e-6  # not down to what filters leave

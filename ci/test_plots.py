@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgnb import metrics, plots
+from ecgnb import canvas, evaluation_plots, metrics, plots
 from ecgnb.errors import EcgnbError
 
 MV = np.sin(np.arange(3000) / 20)
@@ -53,10 +53,14 @@ def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
         plots.learning_curves({}, subtitle, {}),
         plots.class_gallery({"A": MV}, subtitle),
         plots.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
-        plots.robustness_panels({"baseline": {"attack": curve, "Gaussian": curve}}, subtitle, 0.2),
-        plots.forest({"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]),
-        plots.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
-        plots.transfer_figure({"baseline": {"static": RATE}}, subtitle),
+        evaluation_plots.robustness_panels(
+            {"baseline": {"attack": curve, "Gaussian": curve}}, subtitle, 0.2
+        ),
+        evaluation_plots.forest(
+            {"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]
+        ),
+        evaluation_plots.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
+        evaluation_plots.transfer_figure({"baseline": {"static": RATE}}, subtitle),
     ]
     for figure in figures:
         marks = [t for t in figure.texts if t.get_text() == "DEMO (SYNTHETIC)"]
@@ -67,7 +71,7 @@ def test_save_writes_picture_and_numbers_with_nan_as_null(tmp_path):
     figure = plots.class_gallery({"A": MV}, "CinC 2017")
     numbers = {"share": np.float32(0.5), "counts": np.eye(2, dtype=int), "none": float("nan")}
     for name in ("one", "two"):
-        plots.save(figure, tmp_path / f"{name}.png", numbers)
+        canvas.save(figure, tmp_path / f"{name}.png", numbers)
     assert json.loads((tmp_path / "one.json").read_text()) == {
         "share": 0.5,
         "counts": [[1, 0], [0, 1]],

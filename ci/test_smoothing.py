@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, norm
 
-from ecgnb import plots, smoothing
+from ecgnb import evaluation_plots, smoothing
 from ecgnb.errors import EcgnbError
 from ecgnb.smoothing import Certificates, certify
 
@@ -199,7 +199,7 @@ def test_an_linf_ball_needs_a_far_larger_l2_ball():
 @pytest.mark.parametrize("subtitle", ["DEMO (SYNTHETIC), validation", "CinC 2017, validation"])
 def test_the_figure_has_both_scales_and_the_mark_of_synthetic_data(subtitle):
     curve = {"radius": [0, 0.5, 1], "value": [0.9, 0.5, None], "low": [0.8, 0.4, None]}
-    figure = plots.certified_curve({"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle)
+    figure = evaluation_plots.certified_curve({"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle)
     figure.draw_without_rendering()
     (top,) = figure.axes[0].child_axes
     assert np.allclose(top.get_xlim(), np.array(figure.axes[0].get_xlim()) / np.sqrt(9000))

@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ecgnb import plots
+from ecgnb import canvas, evaluation_plots
 from ecgnb.tables import (
     alarm_table,
     attack_table,
@@ -70,7 +70,7 @@ def curve_figure(report: dict) -> Figure:
     """The robustness curve, exact for every recording, beside the controls."""
     subtitle = f"{report['about']['data']}, {report['about']['split']}; AF {report['threat']}"
     curves = {"attack": report["curve"]} | report["control curves"]
-    return plots.robustness_panels({report["about"]["model"]: curves}, subtitle, 0.2)
+    return evaluation_plots.robustness_panels({report["about"]["model"]: curves}, subtitle, 0.2)
 
 
 def _section(title: str, inner: str) -> str:
@@ -99,5 +99,5 @@ def _checks(checks: list[dict]) -> str:
 
 def _image(figure: Figure) -> str:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=plots.DPI)
+    figure.savefig(file, format="png", dpi=canvas.DPI)
     return f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

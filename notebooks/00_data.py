@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import audit, data, notebook, plots, report
+from ecgnb import audit, canvas, data, notebook, plots, report
 from ecgnb.records import CLASSES
 
 notebook.check_parameters()
@@ -65,7 +65,7 @@ strips = {f"{letter}: {one.names[0]}": one.in_mv(one.x)[0] for letter, one in fi
 gallery = plots.class_gallery(strips, validation.title)
 shown = {"records": [str(one.names[0]) for one in first.values()]}
 about = report.provenance(validation, SEED, "none")
-plots.save(gallery, out / "class_gallery.png", about | shown)
+canvas.save(gallery, out / "class_gallery.png", about | shown)
 display(gallery)
 
 # %% [markdown]
@@ -78,7 +78,7 @@ display(gallery)
 sd_uv = {letter: 1000 * validation.of_class(letter).sd_mv for letter in CLASSES}
 figure = plots.microvolts_figure(sd_uv, 0.2, validation.title)
 quantiles = {c: np.quantile(0.2 * sd, [0.05, 0.5, 0.95]) for c, sd in sd_uv.items()}
-plots.save(figure, out / "epsilon_in_microvolts.png", about | {"µV at 5, 50, 95 %": quantiles})
+canvas.save(figure, out / "epsilon_in_microvolts.png", about | {"µV at 5, 50, 95 %": quantiles})
 display(figure)
 
 # %% [markdown]

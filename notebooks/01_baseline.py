@@ -40,7 +40,7 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import data, evaluation, metrics, notebook, plots, recipes, report
+from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import softmax
 from ecgnb.records import CLASSES
@@ -86,7 +86,7 @@ clean_scores = metrics.scores(judged.y, clean, SEED)
 matrix = metrics.confusion(judged.y, clean)
 figure = plots.confusion_figure({"clean": matrix}, judged.title, {"clean": clean_scores})
 about = report.provenance(judged, SEED, origin)
-plots.save(
+canvas.save(
     figure, out / "baseline_clean.png", about | {"clean": clean_scores, "confusion clean": matrix}
 )
 display(figure)
@@ -132,7 +132,7 @@ figure = plots.confusion_figure(
     judged.title,
     dict(zip(maps, (numbers["clean"], numbers["attacked"]), strict=True)),
 )
-plots.save(figure, out / "baseline_attacked.png", numbers)
+canvas.save(figure, out / "baseline_attacked.png", numbers)
 display(figure)
 
 # %%
@@ -155,7 +155,7 @@ read = [f"read as {CLASSES[p.argmax()]}, {p.max():.0%}" for p in chances]
 titles = (f"{af.names[one]} (AF), clean: {read[0]}", f"attacked: {read[1]}")
 figure = plots.attack_figure(*pair, titles, judged.title)
 shown = {"record": af.names[one], "probabilities clean, attacked": chances, "attack": attack}
-plots.save(figure, out / "attack_visual.png", about | shown)
+canvas.save(figure, out / "attack_visual.png", about | shown)
 display(figure)
 
 # %% [markdown]

@@ -43,7 +43,7 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import data, evaluation, metrics, notebook, plots, recipes, report
+from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import load
 from ecgnb.threats import Threat, goal_of
@@ -99,7 +99,7 @@ histories = {"static": history} if history is not None else {}
 kept = {name: int(h["epoch"][h["criterion"].idxmax()]) for name, h in histories.items()}
 figure = plots.learning_curves(histories, f"{judged.title.split(',')[0]}, dev fold", kept)
 curves = {name: h.to_dict("list") for name, h in histories.items()}
-plots.save(figure, out / "static_learning_curves.png", about | {"kept": kept, "histories": curves})
+canvas.save(figure, out / "static_learning_curves.png", about | {"kept": kept, "histories": curves})
 display(figure)
 
 # %% [markdown]
@@ -115,7 +115,7 @@ figure = plots.confusion_figure(
     {"static, clean": matrix}, judged.title, {"static, clean": clean_scores}
 )
 numbers = about | {"clean": clean_scores, "confusion clean": matrix}
-plots.save(figure, out / "confusion_matrix_static.png", numbers)
+canvas.save(figure, out / "confusion_matrix_static.png", numbers)
 display(figure)
 
 # %% [markdown]
@@ -154,7 +154,7 @@ figure = plots.confusion_figure(
     judged.title,
     {name: numbers[key] for name, key in maps.items()},
 )
-plots.save(figure, out / "static_matrix_attacked.png", numbers)
+canvas.save(figure, out / "static_matrix_attacked.png", numbers)
 display(figure)
 
 # %%
@@ -182,7 +182,7 @@ curves = {
 uv_per_z = float(np.median(af.sd_mv) * 1000)
 figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
 facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": {"goal": TARGET} | sweep}
-plots.save(figure, out / "static_stress_test.png", about | facts)
+canvas.save(figure, out / "static_stress_test.png", about | facts)
 display(figure)
 
 # %% [markdown]

@@ -45,7 +45,7 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import controls, data, evaluation, metrics, notebook, plots, recipes, report
+from ecgnb import canvas, controls, data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import load
 from ecgnb.threats import Threat, goal_of
@@ -106,7 +106,7 @@ histories = notebook.histories_beside(MODEL, history, "the original's recipe: dr
 kept = {name: int(h["epoch"][h["criterion"].idxmax()]) for name, h in histories.items()}
 figure = plots.learning_curves(histories, f"{judged.title.split(',')[0]}, dev fold", kept)
 curves = {name: h.to_dict("list") for name, h in histories.items()}
-plots.save(
+canvas.save(
     figure, out / "adaptive_learning_curves.png", about | {"kept": kept, "histories": curves}
 )
 display(figure)
@@ -173,7 +173,7 @@ alarms = {
     for name, of in models.items()
 }
 numbers["N read as A under random noise"] = alarms
-plots.save(figure, out / "final_clean_matrix.png", numbers)
+canvas.save(figure, out / "final_clean_matrix.png", numbers)
 for name, score in alarms.items():
     print(f"normal recordings with random noise, read as AF by {name:10s} {report.spoken(score)}")
 
@@ -196,7 +196,7 @@ curves["random ±ε on adaptive"] = evaluation.noise_curve(gradient, judged, thr
 uv_per_z = float(np.median(af.sd_mv) * 1000)
 figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
 facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": {"goal": TARGET} | sweep}
-plots.save(figure, out / "final_robustness_curve.png", about | facts)
+canvas.save(figure, out / "final_robustness_curve.png", about | facts)
 display(figure)
 
 # %% [markdown]

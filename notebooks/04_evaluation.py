@@ -35,7 +35,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import assessment, data, notebook, physiology, plots, report, robustness, tables
+from ecgnb import (
+    assessment,
+    canvas,
+    data,
+    evaluation_plots,
+    notebook,
+    physiology,
+    plots,
+    report,
+    robustness,
+    tables,
+)
 from ecgnb.records import BAND
 from ecgnb.threats import Threat
 
@@ -86,8 +97,8 @@ pd.DataFrame({name: tables.three_numbers(r) for name, r in reports.items()})
 kept = {name: tables.kept(r) for name, r in reports.items()}
 rules = [0, 1 + len(next(iter(reports.values()))["attacks"])]
 title = f"AF found clean and not turned, {assessment.CLAIMED}; 95 % intervals"
-figure = plots.forest(kept, judged.title, title, "share of AF recordings", rules)
-plots.save(figure, out / "evaluation_attacks.png", about | {"AF not turned": kept})
+figure = evaluation_plots.forest(kept, judged.title, title, "share of AF recordings", rules)
+canvas.save(figure, out / "evaluation_attacks.png", about | {"AF not turned": kept})
 display(figure)
 
 # %%
@@ -112,9 +123,9 @@ if not COMPUTE and SPLIT == "validation":
 
 # %%
 curves = {name: {"attack": r["curve"]} | r["control curves"] for name, r in reports.items()}
-figure = plots.robustness_panels(curves, judged.title, assessment.CLAIMED.epsilon)
+figure = evaluation_plots.robustness_panels(curves, judged.title, assessment.CLAIMED.epsilon)
 summaries = {n: {k: r[k] for k in ("smallest ε, z", "smallest ε, µV")} for n, r in reports.items()}
-plots.save(figure, out / "evaluation_curves.png", about | {"curves": curves} | summaries)
+canvas.save(figure, out / "evaluation_curves.png", about | {"curves": curves} | summaries)
 display(figure)
 
 # %%
@@ -138,8 +149,8 @@ with pd.option_context("display.max_colwidth", None):
 
 # %%
 paths = {name: r["loss"] for name, r in reports.items()}
-figure = plots.loss_figure(paths, judged.title, marked_step=20)
-plots.save(figure, out / "evaluation_loss.png", about | {"loss": paths})
+figure = evaluation_plots.loss_figure(paths, judged.title, marked_step=20)
+canvas.save(figure, out / "evaluation_loss.png", about | {"loss": paths})
 display(figure)
 
 # %% [markdown]
@@ -176,8 +187,10 @@ if COMPUTE:
     matrix = assessment.transfers(makers, judged, out / "evaluation", seed=SEED)
 else:
     matrix = json.loads((stored / f"transfer-{SPLIT}.json").read_text())
-figure = plots.transfer_figure(matrix["success"], f"{judged.title}; {matrix['attack']}, ε 0.2")
-plots.save(figure, out / "evaluation_transfer.png", matrix)
+figure = evaluation_plots.transfer_figure(
+    matrix["success"], f"{judged.title}; {matrix['attack']}, ε 0.2"
+)
+canvas.save(figure, out / "evaluation_transfer.png", matrix)
 display(figure)
 
 # %% [markdown]
@@ -213,7 +226,7 @@ for name, result in made.items():
     strips[f"{name}: {read}"] = af.in_mv(result.x)[one]
 figure = plots.class_gallery(strips, judged.title, 6.0, "One recording, four changes of ε 0.2")
 shown = {"record": str(af.names[one]), "strips": list(strips)}
-plots.save(figure, out / "evaluation_waveforms.png", about | shown)
+canvas.save(figure, out / "evaluation_waveforms.png", about | shown)
 display(figure)
 
 # %% [markdown]
@@ -224,8 +237,8 @@ spectra = {"clean": physiology.mean_spectrum(af.in_mv(af.x))}
 for name, result in made.items():
     change = [a - b for a, b in zip(af.in_mv(result.x), af.in_mv(af.x), strict=True)]
     spectra[f"change by {name}"] = physiology.mean_spectrum(change)
-figure = plots.spectra_figure(spectra, judged.title)
-plots.save(figure, out / "evaluation_spectra.png", about | {"Hz and µV²/Hz": spectra})
+figure = evaluation_plots.spectra_figure(spectra, judged.title)
+canvas.save(figure, out / "evaluation_spectra.png", about | {"Hz and µV²/Hz": spectra})
 display(figure)
 
 # %% [markdown]
@@ -261,9 +274,9 @@ tables.front_table(reports[models[0]])
 
 # %%
 certified = {name: r["certified"]["curve"] for name, r in reports.items()}
-figure = plots.certified_curve(certified, judged.title)
+figure = evaluation_plots.certified_curve(certified, judged.title)
 facts = {name: r["certified"] for name, r in reports.items()}
-plots.save(figure, out / "evaluation_certified.png", about | {"certified": facts})
+canvas.save(figure, out / "evaluation_certified.png", about | {"certified": facts})
 display(figure)
 
 # %%
