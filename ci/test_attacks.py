@@ -333,7 +333,7 @@ def test_threats_say_what_they_are_and_convert_their_unit(demo_dev):
 def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation):
     gradient, threat = InputGradient(network.load("baseline")), Threat()
     af = validation.of_class("A")
-    noisy = evaluation.noisy_af(validation, threat)
+    noisy = evaluation.noisy(validation.of_class("A"), threat)
     clean, random = ((gradient.logits(x).argmax(axis=1) == 0).mean() for x in (af.x, noisy))
     result = evaluation.attack_af(gradient, validation, threat, steps=20)
     attacked = (result.logits.argmax(axis=1) == 0).mean()

@@ -62,9 +62,9 @@ def attack_af(
     return pgd(victim, threat.on(dataset.of_class("A")), step=step, **settings)
 
 
-def noisy_af(dataset: Dataset, threat: Threat, seed: int = 0) -> np.ndarray:
-    """The control: AF recordings with every sample moved by +ε or -ε at random, in the same ball."""
-    problem = threat.on(dataset.of_class("A"))
+def noisy(dataset: Dataset, threat: Threat, seed: int = 0) -> np.ndarray:
+    """The control: recordings with every sample moved by +ε or -ε at random, in the threat's ball."""
+    problem = threat.on(dataset)
     return scaled(random_signs(problem.x.shape, np.random.default_rng(seed)), problem)
 
 
@@ -109,8 +109,9 @@ def noise_curve(
     seed: int = 0,
 ) -> dict[str, list[float]]:
     """AF recall under random ±ε: the control for `robustness_curve`, in the same form."""
-    noisy = [noisy_af(dataset, replace(threat, epsilon=e), seed) for e in (0.0, *epsilons)]
-    return curve_of((0.0, *epsilons), [_recall(victim.logits(x)) for x in noisy])
+    af, all_epsilons = dataset.of_class("A"), (0.0, *epsilons)
+    made = [noisy(af, replace(threat, epsilon=epsilon), seed) for epsilon in all_epsilons]
+    return curve_of(all_epsilons, [_recall(victim.logits(x)) for x in made])
 
 
 def _recall(logits: np.ndarray) -> dict:

@@ -122,7 +122,7 @@ print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 # %%
 verdicts = evaluation.judge(gradient, judged, result.x)
 numbers = verdicts.numbers(threat.goal, SEED)
-noisy = evaluation.noisy_af(judged, threat, SEED)
+noisy = evaluation.noisy(judged.of_class("A"), threat, SEED)
 noise_recall = metrics.rate(gradient.logits(noisy).argmax(axis=1) == evaluation.AF)
 attack = {"threat": str(threat), "epsilon": EPSILON} | settings
 numbers |= about | {"AF recall under random noise": noise_recall, "attack": attack}

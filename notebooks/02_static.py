@@ -140,7 +140,7 @@ for name, made in {"stored": stored.x, "fresh": fresh.x}.items():
 # %%
 by_stored = evaluation.judge(gradient, judged, stored.x)
 by_fresh = evaluation.judge(gradient, judged, fresh.x)
-noisy = evaluation.noisy_af(judged, threat, SEED)
+noisy = evaluation.noisy(judged.of_class("A"), threat, SEED)
 numbers = about | by_fresh.numbers(threat.goal, SEED) | {"attack": attack}
 numbers["stored attack"] = metrics.scores(judged.y, by_stored.attacked, SEED)
 numbers["confusion stored attack"] = metrics.confusion(judged.y, by_stored.attacked)

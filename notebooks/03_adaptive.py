@@ -45,7 +45,7 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import canvas, controls, data, evaluation, metrics, notebook, plots, recipes, report
+from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
 from ecgnb.gradients import InputGradient
 from ecgnb.model import load
 from ecgnb.threats import Threat, goal_of
@@ -134,7 +134,7 @@ numbers = (
     | evaluation.judge(gradient, judged, fresh.x).numbers(threat.goal, SEED)
     | {"attack": attack}
 )
-noisy = evaluation.noisy_af(judged, threat, SEED)
+noisy = evaluation.noisy(judged.of_class("A"), threat, SEED)
 noise_read = gradient.logits(noisy).argmax(axis=1)
 numbers["AF recall under random noise"] = metrics.rate(noise_read == evaluation.AF)
 
@@ -165,9 +165,7 @@ models = {
     "static": InputGradient(load(STATIC), BATCH_SIZE),
     "adaptive": gradient,
 }
-posed = threat.on(judged.of_class("N"))
-signs = controls.random_signs(posed.x.shape, np.random.default_rng(SEED))
-noisy_normal = controls.scaled(signs, posed)
+noisy_normal = evaluation.noisy(judged.of_class("N"), threat, SEED)
 alarms = {
     name: metrics.rate(of.logits(noisy_normal).argmax(axis=1) == evaluation.AF)
     for name, of in models.items()
