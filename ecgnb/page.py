@@ -47,7 +47,7 @@ def page(report: dict) -> str:
         _section("In three numbers", _list(three_numbers(report))),
         _section("Attack by attack", _table(attack_table(report))),
         _section("Normal recordings read as AF", _table(alarm_table(report))),
-        _section("Recall against ε", _image(curve_figure(report))),
+        _section("What is left, against ε", _image(curve_figure(report))),
         _section("Is the evaluation itself sound?", _checks(report["checks"])),
     ]
     if "other threats" in report:

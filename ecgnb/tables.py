@@ -137,13 +137,13 @@ def guarantee(certified: dict) -> dict[str, str]:
 
 
 def signal_table(report: dict) -> pd.DataFrame:
-    """Median of every measure of the changed signals."""
+    """One row for each attack and control: the median of every measure of the changed signals."""
     return pd.DataFrame(
         {
             name: {measure: _round(stats["median"]) for measure, stats in measures.items()}
             for name, measures in report["signal"].items()
         }
-    )
+    ).T
 
 
 def check_table(reports: dict[str, dict]) -> pd.DataFrame:

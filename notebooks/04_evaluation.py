@@ -246,7 +246,7 @@ display(figure)
 # detector before and after; R-peak F1 counts matches within 50 ms.
 
 # %%
-tables.signal_table(reports[models[0]]).T
+tables.signal_table(reports[models[0]])
 
 # %% [markdown]
 # Does PGD mimic EMG? **Compare** where the power is, and remember what each of the two did to the recall above.
