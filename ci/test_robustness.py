@@ -45,13 +45,32 @@ def lined_up():
 
 def test_the_smallest_epsilon_is_the_known_one(lined_up):
     victim, posed, true = lined_up
-    found = minimum(victim, posed, resolution=0.005)
+    found = minimum(victim, posed, known=posed.x, resolution=0.005)
     assert found.radius[0] == 0 and np.isinf(found.radius[-1])
     assert (found.radius[:-1] >= true[:-1] - 1e-4).all()
     assert (found.radius[1:-1] <= true[1:-1] + 0.0051).all()
     reached = victim.logits(found.x).argmax(axis=1) == 1
     assert reached.tolist() == [True] * 5 + [False]
     assert np.allclose(posed.ball.size(found.x)[:-1], found.radius[:-1])
+
+
+def test_the_search_begins_with_what_other_attacks_found(lined_up):
+    """A model that gives PGD no slope: only what is known can be shrunk."""
+    victim, posed, true = lined_up
+
+    class Flat:
+        logits = staticmethod(victim.logits)
+
+        def value_and_gradient(self, x, y, targets):
+            value, logits, slope = victim.value_and_gradient(x, y, targets)
+            return value, logits, 0 * slope
+
+    known = pgd(victim, posed, steps=40).x
+    blind = minimum(Flat(), posed, known=posed.x).radius
+    assert blind[0] == 0 and np.isinf(blind[1:]).all()
+    found = minimum(Flat(), posed, known=known).radius
+    assert np.isfinite(found[:-1]).all() and (found[1:-1] >= true[1:-1] - 1e-4).all()
+    assert (found[1:-1] <= true[1:-1] + 0.0051).all()
 
 
 def test_the_curve_is_exact_and_starts_at_the_share_found_clean():

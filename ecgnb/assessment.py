@@ -47,7 +47,6 @@ CLAIMED = Threat()  # the original's: AF read as normal, L∞ 0.2 z-units
 LARGEST = 1.0  # z-units: how far the search for the smallest ε goes
 LARGEST_UV = 200.0  # the same in µV
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
-SMOOTH = "to normal, SAP's own 10 µV"
 OTHER_THREATS = {
     "to other": Threat(goal_of("O")),
     "to noisy": Threat(goal_of("~")),
@@ -57,7 +56,7 @@ OTHER_THREATS = {
     "to normal, within the pass-band": Threat(band=BAND),
     # The root mean square of a change that fills ε 0.2 is 0.2; this is a quarter of it.
     "to normal, L2": Threat(epsilon=0.05 * 9000**0.5, norm="L2"),
-    SMOOTH: Threat(epsilon=10, unit="µV"),
+    "to normal, SAP's own 10 µV": Threat(epsilon=10, unit="µV"),
 }
 
 
@@ -143,7 +142,7 @@ def assess(
     controls = run(control_suite(), subject, problem, **kept)
     worst = worst_case(attacks, problem)
     wide = problem.resized(np.full(len(problem), LARGEST))
-    smallest = run_minimum(subject, wide, folder, spend.minimum_steps, progress)
+    smallest = run_minimum(subject, wide, worst.x, folder, spend.minimum_steps, progress)
     uv = 1000 * af.sd_mv
     of_found = {name: result.rows(found) for name, result in attacks.items()}
     sound = checks.run_checks(subject, problem.rows(found), of_found, spend, surrogate, **kept)
@@ -249,8 +248,6 @@ def _threats(subject: Subject, af: Dataset, found: np.ndarray, spend: Budget, **
     outcome = {}
     for name, threat in OTHER_THREATS.items():
         attacks = {f"{attack}, {name}": how for attack, how in strongest(spend).items()}
-        if name == SMOOTH:
-            attacks[f"SAP, {name}"] = suite(spend)["SAP"]
         turned = cascade(attacks, subject, threat.on(right), **kept)
         outcome[name] = {
             "threat": str(threat),

@@ -92,6 +92,21 @@ def iterating_beats_one_step(one: np.ndarray, many: np.ndarray) -> Check:
     )
 
 
+def more_room_is_no_hindrance(free: np.ndarray, bound: np.ndarray) -> Check:
+    """What is found in a part of the ball is there in the whole; not finding it is the attack's failure.
+
+    free, bound : (n,) bool, turned by attacks in the whole ball, and by those that keep to a smooth part of it.
+    """
+    missed = int((bound & ~free).sum())
+    return Check(
+        "more room is no hindrance",
+        _by_count(missed, few=2),
+        f"turned: {int(free.sum())} in the whole ball, {int(bound.sum())} by smooth changes only, "
+        f"{missed} only by these, of {len(free)}",
+        "the model recognises the usual attack: believe the smooth ones, and look for a shortcut",
+    )
+
+
 def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.ndarray) -> Check:
     """Who knows the model must do at least as well as who does not; both better than noise (I5)."""
     missed = int((transfer & ~white).sum())
@@ -222,6 +237,8 @@ def the_loss_has_settled(result: AttackResult) -> Check:
     )
 
 
+FREE = ("PGD", "APGD-CE", "APGD-DLR")  # gradient attacks that may use the whole ball
+BOUND = ("PGD in 0.5–40 Hz", "SAP")  # and those that keep to a smooth part of it
 LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of it need be left
 
 
@@ -250,8 +267,9 @@ def run_checks(
     steps = AS_PUBLISHED[PUBLISHED].settings["steps"]
     strong = attack("PGD, any iterate", steps=steps, until_success=True)
     white = strong.success | plain.success
-    for name in ("PGD", "APGD-CE", "APGD-DLR"):
+    for name in FREE:
         white = white | attacks[name].success
+    bound = np.any([attacks[name].success for name in BOUND], axis=0)
     double = random_pgd(2 * budget.pgd_steps, 2 * budget.restarts)
     doubled, left = white.copy(), np.flatnonzero(~white)
     again = cascade({"PGD, doubled": double}, subject, problem.rows(left), folder, seed, progress)
@@ -280,6 +298,7 @@ def run_checks(
         a_large_ball_turns_all(large.success, LARGE),
         iterating_beats_one_step(attacks["FGSM"].success, strong.success),
         more_work_changes_little(white, doubled),
+        more_room_is_no_hindrance(white, bound),
         white_box_beats_transfer(white, borrowed.success, noisy.success),
         no_gradient_does_not_win(white, attacks["Square"].success),
         goals_agree(strong.success, untargeted.success),

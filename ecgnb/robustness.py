@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from ecgnb.attacks import (
 )
 from ecgnb.controls import CONTROLS, scaled
 from ecgnb.evaluation import curve_of
+from ecgnb.geometry import Band
 from ecgnb.gradients import Victim
 from ecgnb.losses import cross_entropy, logit_ratio
 from ecgnb.progress import bar
+from ecgnb.records import BAND
 from ecgnb.store import cached, digest
 from ecgnb.threats import Problem
 
@@ -104,6 +106,9 @@ def suite(budget: Budget) -> dict[str, Attack]:
         "PGD": random_pgd(budget.pgd_steps, budget.restarts),
         "APGD-CE": Attack(apgd, dict(steps=budget.apgd_steps, loss=cross_entropy)),
         "APGD-DLR": Attack(apgd, dict(steps=budget.apgd_steps, loss=logit_ratio)),
+        "PGD in 0.5–40 Hz": Attack(
+            _in_band, dict(steps=budget.pgd_steps, restarts=budget.restarts, band=BAND)
+        ),
         "SAP": Attack(_smooth_from_pgd, dict(steps=budget.smooth_steps)),
         "Square": Attack(square, dict(queries=budget.queries)),
         "universal, of other recordings": Attack(_universal, dict(passes=budget.passes)),
@@ -112,9 +117,13 @@ def suite(budget: Budget) -> dict[str, Attack]:
 
 def strongest(budget: Budget) -> dict[str, Attack]:
     """name -> attack, for any goal: what decides a worst case, without what only explains it."""
-    whole = suite(budget)
-    chosen = {name: whole[name] for name in ("PGD", "APGD-CE")}
-    return chosen | {"APGD-T": Attack(apgd_targets, dict(steps=budget.apgd_steps))}
+    whole, by_target = suite(budget), Attack(apgd_targets, dict(steps=budget.apgd_steps))
+    return {
+        "PGD": whole["PGD"],
+        "APGD-CE": whole["APGD-CE"],
+        "APGD-T": by_target,
+        "SAP": whole["SAP"],
+    }
 
 
 def control_suite() -> dict[str, Attack]:
@@ -140,6 +149,13 @@ def _smooth_from_pgd(victim, problem, *, steps, seed=0, progress=""):
     """SAP as published: begun from what PGD found."""
     start = pgd(victim, problem, steps=20, progress=progress)
     return smooth(victim, problem, steps=steps, start=start.x, progress=progress)
+
+
+def _in_band(victim, problem, *, steps, restarts, band, seed=0, progress=""):
+    """PGD within the pass-band, a part of the ball: free PGD can do all that it does, but may not find it."""
+    ball = problem.ball
+    inner = replace(problem, ball=Band(ball.centre, ball.radius, ball.mask, band))
+    return random_pgd(steps, restarts)(victim, inner, seed=seed, progress=progress)
 
 
 def _universal(victim, problem, *, passes, seed=0, progress=""):
@@ -216,18 +232,23 @@ def transfer(
 class WorstCase:
     """The ensemble's verdict on each recording, never the worst of averages.
 
-    success : (n,) bool, any attack reached the goal; name : (n,) the attack with the largest margin.
+    success : (n,) bool, any attack reached the goal; name : (n,) the attack with the largest margin; x :
+    (n, 9000, 1) float32, what that attack made.
     """
 
     success: np.ndarray
     name: np.ndarray
+    x: np.ndarray
 
 
 def worst_case(results: dict[str, AttackResult], problem: Problem) -> WorstCase:
     """The strongest of several attacks, recording by recording."""
     margins = [problem.goal.margin(result.logits, problem.y) for result in results.values()]
     success = np.any([result.success for result in results.values()], axis=0)
-    return WorstCase(success, np.array(list(results))[np.argmax(margins, axis=0)])
+    best = np.argmax(margins, axis=0)
+    made = list(results.values())
+    x = np.stack([made[attack].x[row] for row, attack in enumerate(best)])
+    return WorstCase(success, np.array(list(results))[best], x)
 
 
 @dataclass(frozen=True)
@@ -247,25 +268,31 @@ def minimum(
     victim: Victim,
     problem: Problem,
     *,
+    known: np.ndarray,
     resolution: float = 0.005,
     steps: int = 20,
     progress: str = "",
 ) -> Minimum:
     """Search each recording's smallest radius by bisection, up to the problem's own.
 
-    Each try begins from the smallest success so far, drawn back into the smaller ball, and stops at success.
-    That no attack succeeds below is evidence, not proof. resolution : z-units, at which a search ends.
+    Each try begins from the smallest success so far, shrunk to the smaller ball, and stops at success.
+    That no attack succeeds below is evidence, not proof. known : (n, 9000, 1), what other attacks made, to
+    begin with where it succeeds and is smaller than what PGD finds; resolution : z-units, at which a
+    search ends.
     """
-    largest = problem.ball.radius
+    ball, largest = problem.ball, problem.ball.radius
     first = pgd(victim, problem, steps=2 * steps, until_success=True, progress=progress)
-    x = np.where(first.success[:, None, None], first.x, problem.x)
-    high = np.where(first.success, problem.ball.size(x), np.inf)
+    x, high = problem.x.copy(), np.full(len(problem), np.inf)
+    for found in (first, judged(victim, problem, known)):
+        better = found.success & (ball.size(found.x) < high)
+        x[better], high[better] = found.x[better], ball.size(found.x)[better]
     low = np.zeros(len(problem))
     with bar(progress and f"{progress}, bisection", unit="ε") as tries:
         while len(rows := np.flatnonzero((high - low > resolution) & np.isfinite(high))):
             middle = (low[rows] + high[rows]) / 2
             part = problem.rows(rows).resized(middle)
-            tried = pgd(victim, part, steps=steps, start=x[rows], until_success=True)
+            shrunk = part.x + (middle / high[rows])[:, None, None] * part.ball.delta(x[rows])
+            tried = pgd(victim, part, steps=steps, start=shrunk, until_success=True)
             hit, missed = rows[tried.success], rows[~tried.success]
             x[hit] = tried.x[tried.success]
             high[hit] = part.ball.size(tried.x)[tried.success]
@@ -275,15 +302,21 @@ def minimum(
 
 
 def run_minimum(
-    subject: Subject, problem: Problem, folder: Path, steps: int, progress: bool = False
+    subject: Subject,
+    problem: Problem,
+    known: np.ndarray,
+    folder: Path,
+    steps: int,
+    progress: bool = False,
 ) -> Minimum:
     """`minimum` for every recording, taken from `folder` if it is finished."""
 
     def make():
         text = f"{subject.name}, smallest ε" if progress else ""
-        return vars(minimum(subject.victim, problem, steps=steps, progress=text))
+        found = minimum(subject.victim, problem, known=known, steps=steps, progress=text)
+        return vars(found)
 
-    key = _key(subject, problem) | {"minimum": steps}
+    key = _key(subject, problem) | {"minimum": steps, "known": digest(known)}
     return Minimum(**cached(folder, f"{subject.name}-smallest", key, make))
 
 
