@@ -111,34 +111,40 @@ def results_table(folder: Path) -> str:
     return "\n".join([*sorted(heads), "", *rows])
 
 
-# What a model is worth, in three numbers: title -> where a report of `assessment` has it.
+# What a model is worth, in three numbers, and what they are compared with: title -> where a report has it.
+LEFT = "AF not turned, of all AF"
 ROBUSTNESS = {
-    "AF still found when every recording meets its worst attack (AF → normal, ε 0.2)": (
-        "worst case",
-        "AF not turned, of all AF",
+    "AF found, nothing attacked": ("AF found clean",),
+    "AF found and not turned by the one attack of the original (PGD-20)": (
+        "attacks",
+        "PGD-20, last iterate",
+        LEFT,
     ),
-    "the same when any wrong class will do (untargeted)": (
+    "**1** not turned by the worst of nine attacks for each recording": ("worst case", LEFT),
+    "**2** the same when any wrong class will do (untargeted)": (
         "other threats",
         "untargeted",
-        "AF not turned, of all AF",
+        LEFT,
     ),
-    "normal recordings read as AF under plain random ±0.2": ("normal read as AF", "random ±ε"),
+    "**3** normal recordings read as AF under plain random ±0.2": (
+        "normal read as AF",
+        "random ±ε",
+    ),
 }
 
 
 def robustness_table(folder: Path) -> str:
-    """Markdown: three numbers for each model, from the stored reports of its evaluation."""
+    """Markdown: three numbers for each model, and what to compare them with, from the stored reports."""
     reports = {
         name: _read(folder / "evaluation" / f"{name}-validation-standard.json") for name in SOURCES
     }
     heads = {
         "{data}, {split} ({recordings} recordings, {AF recordings} AF), labels {labels}, protocol "
-        "{protocol}, seed {seed}, budget {budget}".format(**report["about"])
+        "{protocol}, seed {seed}, budget {budget}; AF → normal, L∞, ε 0.2".format(**report["about"])
         for report in reports.values()
     }
     rows = ["| | " + " | ".join(reports) + " |", "|" + "---|" * (1 + len(reports))]
-    clean = {"AF found when nothing is attacked": ("AF found clean",)}
-    for title, keys in (clean | ROBUSTNESS).items():
+    for title, keys in ROBUSTNESS.items():
         found = [brief(_at(report, keys)) for report in reports.values()]
         rows.append(f"| {title} | " + " | ".join(found) + " |")
     return "\n".join([*sorted(heads), "", *rows])
