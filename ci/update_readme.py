@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from ecgnb.files import write_atomically
-from ecgnb.report import demo_line, results_table, robustness_table
+from ecgnb.report import demo_line, results_table
+from ecgnb.tables import headline_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     figures, readme = ROOT / "figures", ROOT / "README.md"
     text = readme.read_text()
-    tables = {"results": results_table, "robustness": robustness_table, "demo": demo_line}
+    tables = {"results": results_table, "robustness": headline_markdown, "demo": demo_line}
     for name, table in tables.items():
         block = f"<!-- {name} -->\n{table(figures)}\n<!-- /{name} -->"
         pattern = f"<!-- {name} -->.*<!-- /{name} -->"

@@ -132,7 +132,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.assessment import evaluate, report_path
     from ecgnb.files import write_atomically
     from ecgnb.page import page
-    from ecgnb.tables import three_numbers
+    from ecgnb.tables import headline
 
     dataset = data.load(options.split, data=options.data)
     report = evaluate(
@@ -148,7 +148,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     html = path.with_suffix(".html")
     write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
     print(dataset.title)
-    for what, number in three_numbers(report).items():
+    for what, number in headline(report).items():
         print(f"{what}: {number}")
     for check in report["checks"]:
         if check["verdict"] != "pass":

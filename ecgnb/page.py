@@ -16,9 +16,9 @@ from ecgnb.tables import (
     class_table,
     front_table,
     guarantee,
+    headline,
     signal_table,
     threat_table,
-    three_numbers,
 )
 
 STYLE = """
@@ -44,7 +44,7 @@ def page(report: dict) -> str:
     )
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(head)}</p>",
-        _section("In three numbers", _list(three_numbers(report))),
+        _section("The answer", _list(headline(report))),
         _section("Attack by attack", _table(attack_table(report))),
         _section("Normal recordings read as AF", _table(alarm_table(report))),
         _section("What is left, against ε", _image(curve_figure(report))),

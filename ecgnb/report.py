@@ -82,9 +82,9 @@ def results_table(folder: Path) -> str:
         "|" + "---|" * 12,
     ]
     heads = set()
-    alarms = _read(folder / SOURCES["adaptive"])["N read as A under random noise"]
+    alarms = read_json(folder / SOURCES["adaptive"])["N read as A under random noise"]
     for name, file in SOURCES.items():
-        numbers = _read(folder / file)
+        numbers = read_json(folder / file)
         heads.add(
             "{data}, {split} ({recordings} recordings, {AF recordings} AF), labels {labels}, protocol "
             "{protocol}, seed {seed}; targeted PGD-{attack[steps]}, ε {attack[epsilon]}".format(
@@ -111,54 +111,9 @@ def results_table(folder: Path) -> str:
     return "\n".join([*sorted(heads), "", *rows])
 
 
-# What a model is worth, in three numbers, and what they are compared with: title -> where a report has it.
-LEFT = "AF not turned, of all AF"
-ROBUSTNESS = {
-    "AF found, nothing attacked": ("AF found clean",),
-    "AF found and not turned by the one attack of the original (PGD-20)": (
-        "attacks",
-        "PGD-20, last iterate",
-        LEFT,
-    ),
-    "**1** not turned by the worst of nine attacks for each recording": ("worst case", LEFT),
-    "**2** the same when any wrong class will do (untargeted)": (
-        "other threats",
-        "untargeted",
-        LEFT,
-    ),
-    "**3** normal recordings read as AF under plain random ±0.2": (
-        "normal read as AF",
-        "random ±ε",
-    ),
-}
-
-
-def robustness_table(folder: Path) -> str:
-    """Markdown: three numbers for each model, and what to compare them with, from the stored reports."""
-    reports = {
-        name: _read(folder / "evaluation" / f"{name}-validation-standard.json") for name in SOURCES
-    }
-    heads = {
-        "{data}, {split} ({recordings} recordings, {AF recordings} AF), labels {labels}, protocol "
-        "{protocol}, seed {seed}, budget {budget}; AF → normal, L∞, ε 0.2".format(**report["about"])
-        for report in reports.values()
-    }
-    rows = ["| | " + " | ".join(reports) + " |", "|" + "---|" * (1 + len(reports))]
-    for title, keys in ROBUSTNESS.items():
-        found = [brief(_at(report, keys)) for report in reports.values()]
-        rows.append(f"| {title} | " + " | ".join(found) + " |")
-    return "\n".join([*sorted(heads), "", *rows])
-
-
-def _at(report: dict, keys: tuple[str, ...]) -> dict:
-    for key in keys:
-        report = report[key]
-    return report
-
-
 def demo_line(folder: Path) -> str:
     """One sentence: how the shipped baseline reads the synthetic set, clean and attacked."""
-    numbers = _read(folder / "demo_baseline.json")
+    numbers = read_json(folder / "demo_baseline.json")
     clean = ", ".join(f"{name} {brief(numbers['clean'][name])}" for name in SHOWN)
     return (
         f"On the {numbers['recordings']} validation recordings of the DEMO (SYNTHETIC) set the shipped "
@@ -167,7 +122,8 @@ def demo_line(folder: Path) -> str:
     )
 
 
-def _read(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """Numbers that a figure or an evaluation left; an error that says how to make them."""
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:

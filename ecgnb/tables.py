@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,19 +11,52 @@ import pandas as pd
 from ecgnb import metrics
 from ecgnb.model import softmax
 from ecgnb.records import CLASSES
-from ecgnb.report import spoken
+from ecgnb.report import SOURCES, read_json, spoken
+from ecgnb.robustness import PUBLISHED
 
 
-def three_numbers(report: dict) -> dict[str, str]:
-    """What to remember: recall clean, recall left in the worst case, the smallest ε of the median recording."""
-    median = report["smallest ε, µV"]["median minimum ε"]
-    return {
-        "AF recall, clean": spoken(report["AF found clean"]),
-        "AF found and not turned by any attack": spoken(
-            report["worst case"]["AF not turned, of all AF"]
+def headline(report: dict) -> dict[str, str]:
+    """The answer in a few lines; what was not evaluated is left out."""
+    attacks, left = report["attacks"], "AF not turned, of all AF"
+    lines = {
+        "AF found, nothing attacked": spoken(report["AF found clean"]),
+        "… and not turned by the original's attack, PGD-20": spoken(attacks[PUBLISHED][left]),
+        f"… nor by the worst of {len(attacks)} attacks, for each recording": spoken(
+            report["worst case"][left]
         ),
-        "ε that turns the median recording, µV": _number(median, 0),
     }
+    if "other threats" in report:
+        untargeted = report["other threats"]["untargeted"][left]
+        lines["… nor when any wrong class will do"] = spoken(untargeted)
+    lines["normal recordings read as AF under random ±ε"] = spoken(
+        report["normal read as AF"]["random ±ε"]
+    )
+    median = report["smallest ε, µV"]["median minimum ε"]
+    lines["ε that turns the median recording, µV"] = _number(median, 0)
+    if "certified" in report:
+        largest = report["certified"]["largest radius, as ε in L∞"]
+        lines["largest ε guaranteed for any recording, z-units"] = f"{largest:.3f}"
+    failed = [check["name"] for check in report["checks"] if check["verdict"] == "fail"]
+    return lines | {"checks of the attacks that fail": ", ".join(failed) or "none"}
+
+
+def headline_markdown(folder: Path) -> str:
+    """`headline` of the shipped models, from the stored reports, as the README has it."""
+    reports = {
+        name: read_json(folder / "evaluation" / f"{name}-validation-standard.json")
+        for name in SOURCES
+    }
+    heads = {
+        "{data}, {split} ({recordings} recordings, {AF recordings} AF), labels {labels}, protocol "
+        "{protocol}, seed {seed}, budget {budget}; AF ".format(**report["about"])
+        + report["threat"]
+        for report in reports.values()
+    }
+    columns = {name: headline(report) for name, report in reports.items()}
+    rows = ["| | " + " | ".join(columns) + " |", "|" + "---|" * (1 + len(columns))]
+    for what in next(iter(columns.values())):
+        rows.append(f"| {what} | " + " | ".join(lines[what] for lines in columns.values()) + " |")
+    return "\n".join([*sorted(heads), "", *rows])
 
 
 def kept(report: dict) -> dict[str, dict]:

@@ -84,7 +84,7 @@ about = report.provenance(judged, SEED, ", ".join(models)) | {"budget": BUDGET}
 print(judged.title, "·", BUDGET)
 
 # %%
-pd.DataFrame({name: tables.three_numbers(r) for name, r in reports.items()})
+pd.DataFrame({name: tables.headline(r) for name, r in reports.items()})
 
 # %% [markdown]
 # ## Attack by attack
