@@ -201,8 +201,9 @@ display(figure)
 # ## What this does not show
 #
 # The model was trained against AF → N by PGD and judged by AF → N by PGD, and a good part of what it learnt is that a perturbed
-# recording is AF. Attacking recordings of every class in training, or adding noise to the others, would take that shortcut away. Other targets, other attacks and the µV scale are the
-# subject of a fuller evaluation; "robust across all ε", as the original put it, is more than one attack can show.
+# recording is AF. Attacking recordings of every class in training, or adding noise to the others, would take that shortcut away. Other
+# targets, other attacks and other units are the subject of notebook 4; "robust across all ε", as the original put it, is more than one
+# attack can show.
 #
 # ## In this notebook we saw
 #
