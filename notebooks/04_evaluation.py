@@ -295,10 +295,14 @@ if len(models) > 1:
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - that one attack with one target says little: the worst case per recording, other targets and other units are what counts;
-# - that an evaluation can check itself, and that these attacks show no sign of masked gradients;
-# - that recall under attack has to be read beside false alarms under plain noise;
-# - how much of a change lies outside what a monitor lets pass, and that an attacker who knows of the filter loses little by it;
+# - that one attack says little: the adaptive model, best under PGD, loses most of its AF to smooth changes of the same size, and static,
+#   which looked weaker, keeps more in the worst case;
+# - that one target says little: next to nothing withstands an attacker to whom any wrong class will do;
+# - that an evaluation can check itself: of these three models, only adaptive shows signs of masked gradients, and it is the one whose
+#   recall under PGD cannot be believed;
+# - that static training learnt more than its examples: it withstands the change made with a baseline it never saw, but not its own;
+# - that most of PGD's power lies where the ECG has its own, unlike muscle noise: a filter helps against an attacker who does not know
+#   of it, and little against one who does;
 # - that what can be guaranteed is far smaller than what is claimed.
 #
 # **Questions.** (1) Which model would you put into a monitor, and which number decides it? (2) Evaluate a model of your own with
