@@ -129,7 +129,7 @@ def assess(
     """Evaluate `subject` on `dataset`; everything that takes long is kept in `folder` and not done twice.
 
     surrogate : another model, which attacks are transferred from; budget : a name in `BUDGETS`; whole :
-    go beyond the claimed threat: the other threats, all classes, front ends, certificates.
+    go on with a longer path of the loss, the other threats, all classes, front ends, certificates.
     """
     spend = BUDGETS[budget]
     clean = subject.victim.logits(dataset.x).argmax(axis=1)
@@ -166,12 +166,12 @@ def assess(
         "curve": survival(smallest.radius, found, LARGEST),
         "control curves": _control_curves(subject, problem, found, seed),
         "curve, µV": survival(smallest.radius * uv, found, LARGEST_UV),
-        "loss": _loss_path(subject, problem, found, **kept),
         "checks": [asdict(check) for check in sound],
         "signal": _signal(af, attacks | controls),
         "recordings": _recordings(af, clean[dataset.y == AF], attacks, worst, smallest),
     }
     if whole:
+        report["loss"] = _loss_path(subject, problem, found, **kept)
         report["other threats"] = _threats(subject, af, found, spend, **kept)
         report["all classes"] = _all_classes(subject, dataset, clean, spend, **kept)
         report["front ends"] = _fronts(subject, problem, attacks, spend, **kept)
