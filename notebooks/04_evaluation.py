@@ -119,7 +119,8 @@ if not COMPUTE and SPLIT == "validation":
 # ## The exact curve
 #
 # For each recording the smallest ε that turns it is found by bisection, so that the curve is not a grid: it
-# steps down at every recording. **Look for** the noise beside it. And for the adaptive model: does its curve fall at all?
+# steps down at every recording. **Look for** the noise beside it, and for the cliff of the adaptive model. The search begins with the
+# worst case at ε 0.2 and goes on with PGD, which this model misleads: left of the cliff its curve says what PGD can do, not what is so.
 
 # %%
 curves = {name: {"attack": r["curve"]} | r["control curves"] for name, r in reports.items()}
