@@ -272,6 +272,8 @@ tables.front_table(reports[models[0]])
 #
 # Attacks show what is not robust. Randomized smoothing (Cohen et al. 2019) shows what is: within the certified radius no change
 # whatever turns the recording, with 99.9 % confidence each. **Look at** the scale on top: the ε in L∞ that such a radius covers for certain.
+# The curves end where the number of noisy reads ends: ten times as many would reach a third farther. And **mind** the adaptive
+# model: more AF is certified than it finds when clean, because it takes the noise itself for AF.
 
 # %%
 certified = {name: r["certified"]["curve"] for name, r in reports.items()}
