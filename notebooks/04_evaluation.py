@@ -29,8 +29,6 @@ SEED = 2017  # of noise, random starts and intervals
 OUT = "out"  # folder for figures and reports; a relative path counts from the repository's root
 
 # %%
-import json
-
 import numpy as np
 import pandas as pd
 from IPython.display import display
@@ -50,6 +48,7 @@ from ecgnb import (
 from ecgnb.records import BAND
 from ecgnb.threats import Threat
 
+# %%
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
 models = MODELS.split()
@@ -187,7 +186,7 @@ makers = models + TWINS.split()
 if COMPUTE:
     matrix = assessment.transfers(makers, judged, out / "evaluation", seed=SEED)
 else:
-    matrix = json.loads((stored / f"transfer-{SPLIT}.json").read_text())
+    matrix = report.read_json(stored / f"transfer-{SPLIT}.json")
 figure = evaluation_plots.transfer_figure(
     matrix["success"], f"{judged.title}; {matrix['attack']}, ε 0.2"
 )
