@@ -7,6 +7,7 @@ is the network's, and it is 99 % of the time. All settings of length are shares 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,8 @@ def pgd(
     victim: Victim,
     problem: Problem,
     *,
+    loss: Callable = cross_entropy,
+    aims: np.ndarray | None = None,
     steps: int = 20,
     step: float = 0.1,
     restarts: int = 1,
@@ -98,6 +101,7 @@ def pgd(
     Each step moves by `step` radii in the steepest direction, then back into the ball. The result of a
     restart is its last iterate; of several, each recording keeps the best for the attacker.
 
+    loss : of `losses`; aims : (n,) or (n, 4), what it steers by, if not the goal's target classes;
     until_success : stop for each recording at the first iterate that reaches the goal; random_start :
     begin at a random point of the ball, not at its centre; start : (n, 9000, 1), begin there; seed : of
     random points; progress : text of a progress bar, none if empty.
@@ -105,6 +109,7 @@ def pgd(
     _positive(steps=steps, restarts=restarts)
     if restarts > 1 and not random_start:
         raise EcgnbError("several restarts from the same point are one; set random_start=True")
+    aims = problem.targets if aims is None else aims
     search = _Search(problem, restarts * steps, progress)
     for restart in range(restarts):
         rows = search.rows(until_success)
@@ -115,8 +120,8 @@ def pgd(
         for _ in range(steps):
             if not len(rows):
                 break
-            loss, logits, slope = victim.value_and_gradient(now, part.y, part.targets)
-            search.read(rows, loss)
+            value, logits, slope = victim.value_and_gradient(now, part.y, aims[rows], loss)
+            search.read(rows, value)
             if until_success:
                 left = search.see(rows, now, logits)
                 rows, part, now, slope = rows[left], part.rows(left), now[left], slope[left]

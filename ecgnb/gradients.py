@@ -29,7 +29,8 @@ class Victim(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A loss of `losses` for each recording, its logits, and the loss's gradient.
 
-        x : (n, 9000, 1) float32, any n; y, targets : (n,) int, true and target classes (-1: untargeted).
+        x : (n, 9000, 1) float32, any n; y, targets : (n,) int, true and target classes (-1: untargeted), or
+        whatever else the loss steers by, such as reference logits, (n, 4) float32, for `divergence`.
         Returns (n,), (n, 4) and (n, 9000, 1), all float32.
         """
 
@@ -59,7 +60,7 @@ class InputGradient:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `Victim.value_and_gradient`."""
         if loss not in self._compiled:
-            self._compiled[loss] = self._compile(loss)
+            self._compiled[loss] = self._compile(loss, targets)
         read = self._compiled[loss]
         parts = [read(x[rows], y[rows], targets[rows]) for rows in self._batches(len(x))]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -69,7 +70,10 @@ class InputGradient:
 
 
 def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]:
-    """x -> logits, compiled for any batch length, and loss -> ((x, y, targets) -> (loss, logits, slope))."""
+    """Two functions: x -> logits, and (loss, example) -> ((x, y, targets) -> (loss, logits, slope)).
+
+    Both are compiled for any batch length; the example of targets tells their type and shape.
+    """
     import tensorflow as tf
 
     signal = tf.TensorSpec((None, *model.input_shape[1:]))
@@ -80,8 +84,10 @@ def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]
     def logits(x):
         return tf.cast(model(x, training=False), tf.float32)
 
-    def compiled(loss):
-        @tf.function(input_signature=[signal, classes, classes], jit_compile=False)
+    def compiled(loss, example):
+        aims = tf.TensorSpec((None, *example.shape[1:]), example.dtype)
+
+        @tf.function(input_signature=[signal, classes, aims], jit_compile=False)
         def value_and_gradient(x, y, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
@@ -110,7 +116,7 @@ def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callabl
     def padded(a):
         return np.concatenate([a, np.repeat(a[:1], batch_size - len(a), axis=0)])
 
-    def compiled(loss):
+    def compiled(loss, _):
         def summed(x, variables, y, targets):
             z = call(variables, x)
             value = loss(z, y, targets)

@@ -1,7 +1,7 @@
 """What an attacker climbs: functions of logits that rise as the attack comes closer to its goal.
 
-Each takes logits (n, 4), true classes y (n,) and target classes t (n,) of the running Keras backend and
-gives (n,). A negative t is untargeted: anything but y will do.
+Each takes logits z (n, 4), true classes y (n,) and what to steer by, t, of the running Keras backend, and
+gives (n,). For most, t is target classes (n,), negative where there is none: anything but y will do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ def logit_ratio(z, y, t):
     untargeted = -(own - other) / (first - third + SMALLEST)
     targeted = -(own - aim) / (first - (third + fourth) / 2 + SMALLEST)
     return ops.where(t < 0, untargeted, targeted)
+
+
+def divergence(z, y, t):
+    """KL(softmax(t) ‖ softmax(z)): how far a reading has moved from that of logits t (n, 4), whatever y is.
+
+    What TRADES climbs, t being the logits of the clean recordings (Zhang et al. 2019, arXiv 1901.08573).
+    """
+    log_p, log_q = ops.log_softmax(t), ops.log_softmax(z)
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def _of(z, classes):
