@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from ecgnb import losses, training
+from ecgnb import defences, losses, training
 from ecgnb import model as network
 from ecgnb.attacks import pgd
 from ecgnb.errors import EcgnbError
@@ -92,36 +92,6 @@ def test_a_run_is_not_resumed_with_other_recordings(tmp_path, demo_train, demo_d
         training.train(recipe, demo_train, demo_dev, tmp_path, origin)
 
 
-def test_an_epochs_mix_is_the_originals(demo_train):
-    y = np.repeat([0, 1, 2, 3], [771, 5154, 2557, 46])
-    clean, attacked = training._mix(y, recipe_for("adaptive", "original"), np.random.default_rng(0))
-    assert np.bincount(y[clean]).tolist() == [150, 300, 300, 46]
-    assert np.bincount(y[attacked]).tolist() == [150] and len(clean) + len(attacked) == 946
-    assert not set(clean) & set(attacked)
-
-
-def test_static_attacks_once_with_the_start_and_adaptive_anew(demo_train):
-    """Two epochs of each mix, with the weights changed in between: only adaptive's examples change."""
-    keras.utils.set_random_seed(6)
-    start, model = network.build(), network.build()
-    model.set_weights(start.get_weights())
-    examples = {}
-    for defence in ("static", "adaptive"):
-        recipe = Recipe(defence, 2, per_class=4, steps=1, batch_size=8, redraw=False)
-        make = training._epoch_maker(recipe, demo_train, InputGradient(model, 8), start)
-        first = make(np.random.default_rng(1))
-        shaken = [
-            w + 0.05 * np.random.default_rng(2).normal(size=w.shape) for w in start.get_weights()
-        ]
-        model.set_weights(shaken)
-        second = make(np.random.default_rng(1))
-        model.set_weights(start.get_weights())
-        assert (first[1] == second[1]).all()
-        examples[defence] = np.abs(first[0] - second[0]).max()
-    assert examples["static"] == 0
-    assert 0.01 < examples["adaptive"] <= 0.041  # two steps of 0.02 apart at most
-
-
 def test_collected_statistics_are_those_of_inference(demo_train):
     """After `collect_statistics`, inference equals training mode without dropout; before, it does not."""
     keras.utils.set_random_seed(7)
@@ -140,7 +110,7 @@ def test_collected_statistics_are_those_of_inference(demo_train):
 
 def test_augmented_windows_stay_recordings(demo_train):
     for i in range(6):
-        x = training.augment(demo_train.signals[i], 0.2, np.random.default_rng(i))
+        x = defences.augment(demo_train.signals[i], 0.2, np.random.default_rng(i))
         n = min(len(demo_train.signals[i]), 9000)
         assert x.shape == (9000,) and x.dtype == np.float32
         assert (x[n:] == 0).all() and abs(x[:n].mean()) < 0.02 and 0.7 < x[:n].std() < 1.3
@@ -234,9 +204,3 @@ def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
     model.set_weights([1.1 * w for w in model.get_weights()])
     after = pgd(gradient, Threat().on(some), steps=1).logits
     assert not np.allclose(before, after)
-
-
-def test_the_criterion_weighs_accuracy_and_robustness_alike():
-    row = {"dev challenge score": 0.8}
-    assert training.criterion(row) == 0.8
-    assert training.criterion(row | {"dev robust AF recall": 0.4}) == pytest.approx(0.6)

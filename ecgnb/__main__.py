@@ -58,7 +58,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="train the baseline or a defence; the same call goes on where the last one stopped",
         description="Settings that are not given are the protocol's own (see ecgnb/recipes.py).",
     )
-    parser.add_argument("defence", choices=DEFENCES)
+    parser.add_argument(
+        "defence",
+        choices=DEFENCES,
+        metavar="defence",
+        help="; ".join(f"{name}: {what}" for name, what in DEFENCES.items()),
+    )
     parser.add_argument("folder", type=Path, help="for the checkpoint, the kept model, the history")
     parser.add_argument("--protocol", default="leakfree", help="leakfree or original (leakfree)")
     parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
@@ -83,6 +88,7 @@ def _truth(text: str) -> bool:
 def _train(options: argparse.Namespace) -> None:
     from ecgnb import data, model, training
     from ecgnb.recipes import Recipe, recipe_for
+    from ecgnb.report import best_and_last
 
     names = {field.name for field in dataclasses.fields(Recipe)} - {"defence"}
     changes = {n: v for n, v in vars(options).items() if n in names and v is not None}
@@ -92,7 +98,10 @@ def _train(options: argparse.Namespace) -> None:
     )
     name = options.start or ("" if recipe.defence == "baseline" else "baseline")
     start = model.load(name) if name else None
-    training.train(recipe, train_set, dev_set, options.folder, start, resume=not options.fresh)
+    _, history = training.train(
+        recipe, train_set, dev_set, options.folder, start, resume=not options.fresh
+    )
+    print(best_and_last(history))
     print(f"kept model: {options.folder / 'kept.keras'}")
 
 

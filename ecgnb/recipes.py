@@ -6,8 +6,22 @@ from dataclasses import dataclass, field
 
 from ecgnb.errors import EcgnbError
 
-DEFENCES = ("baseline", "static", "adaptive")
-EPOCHS = {"baseline": 14, "static": 75, "adaptive": 150}
+DEFENCES = {
+    "baseline": "all recordings, nobody attacked",
+    "static": "half of AF attacked, once, with the model it starts from (the original's)",
+    "adaptive": "half of AF attacked anew every epoch (the original's)",
+    "all-classes": "half of every class attacked, untargeted, anew every epoch (Madry et al. 2018)",
+    "fast": "all attacked by one step from a random start, every batch (Wong et al. 2020)",
+    "trades": "all pushed to be read alike clean and attacked, every batch (Zhang et al. 2019)",
+}
+EPOCHS = {  # the original's for its own two
+    "baseline": 14,
+    "static": 75,
+    "adaptive": 150,
+    "all-classes": 20,
+    "fast": 20,
+    "trades": 20,
+}
 
 
 def _setting(default: object, meaning: str) -> object:
@@ -19,16 +33,14 @@ def _setting(default: object, meaning: str) -> object:
 class Recipe:
     """Everything that decides what a training run produces, besides the recordings.
 
-    defence : "baseline" (all recordings), "static" (adversarial AF made once, with the baseline) or
-    "adaptive" (made anew with the current weights at the start of every epoch). The others: see each.
+    defence : one of DEFENCES; what each does, and by which rule an epoch is kept, is told in `defences`. The
+    others: see each.
     """
 
     defence: str
     epochs: int = field(metadata={"help": "passes over the recordings, or draws from them"})
     seed: int = _setting(2017, "of weights, draws, augmentation and dropout")
-    per_class: int = _setting(
-        300, "most recordings of a class in an epoch of a defence; half of AF attacked"
-    )
+    per_class: int = _setting(300, "most recordings of a class in an epoch of a defence")
     redraw: bool = _setting(True, "draw them anew every epoch; false: once, as the original did")
     dropout: float = _setting(0.0, "share of activations dropped in training")
     batch_size: int = _setting(32, "recordings a step")
@@ -50,11 +62,19 @@ class Recipe:
     )
     epsilon: float = _setting(0.2, "L∞ budget of the attack, z-units")
     step_size: float = _setting(0.02, "PGD step, z-units")
-    steps: int = _setting(10, "PGD steps while training")
-    target: str = _setting("N", "class that AF is pushed to: N, O, ~, or empty for untargeted")
+    steps: int = _setting(10, "PGD steps while training; fast takes one of its own")
+    target: str = _setting(
+        "N",
+        "class that AF is pushed to: N, O, ~, or empty for untargeted; on dev, and in static and adaptive",
+    )
+    beta: float = _setting(
+        6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6"
+    )
     mask_padding: bool = _setting(True, "leave zero padding unperturbed")
     precision: str = _setting("float32", "float32 or bfloat16 to compute in; weights stay float32")
-    select: str = _setting("best", "keep the epoch that is best on dev, or (original) the last")
+    select: str = _setting(
+        "best", "keep the epoch that is best on dev by the defence's rule, or (original) the last"
+    )
 
     def __post_init__(self):
         allowed = {
@@ -70,13 +90,16 @@ class Recipe:
             raise EcgnbError(f"epochs={self.epochs}: training needs at least 1")
         if self.epsilon <= 0:
             raise EcgnbError(f"epsilon={self.epsilon}: a defence trains against more than 0")
+        if self.beta < 0:
+            raise EcgnbError(f"beta={self.beta}: a weight is not negative")
 
 
 def recipe_for(defence: str, protocol: str = "leakfree", **changes) -> Recipe:
     """The recipe of a defence under a protocol; `changes` override any field.
 
     `original` keeps the original's settings: one fixed draw, dropout 0.5 with the batch-norm statistics that
-    come of it, padding attacked, the last epoch. `leakfree` takes what works on dev.
+    come of it, padding attacked, the last epoch. `leakfree` takes what works on dev. Defences of later papers
+    start from the settings of the original's two, so that what differs is the defence.
     """
     settings = {}
     if protocol == "original":

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 import keras
+import pandas as pd
 
 from ecgnb.data import Dataset
 from ecgnb.errors import EcgnbError
@@ -128,3 +129,13 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise EcgnbError(f"{path}: cannot be read ({error}); run ci/reproduce first") from error
+
+
+def best_and_last(history: pd.DataFrame) -> pd.DataFrame:
+    """A training history's columns as rows: at the epoch with the best criterion, and at the last.
+
+    Robust overfitting is a robust score that is lower in the last (Rice et al. 2020, arXiv 2002.11569).
+    """
+    best = history["criterion"] == history["criterion"].max()
+    # Of equals training keeps the later one.
+    return pd.DataFrame({"best": history[best].iloc[-1], "last": history.iloc[-1]})

@@ -1,4 +1,4 @@
-"""Training the baseline and the two defences, on one loop that can be killed and resumed at any time.
+"""Training the baseline and the defences, on one loop that can be killed and resumed at any time.
 
 All randomness of epoch k is derived from (seed, k) alone, so an interrupted run that goes on from its last
 checkpoint ends with the same weights as an unbroken one.
@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -21,17 +20,20 @@ from tqdm.auto import tqdm
 
 from ecgnb import metrics
 from ecgnb import model as network
-from ecgnb.attacks import AttackResult
-from ecgnb.data import WINDOW, Dataset, balanced_index, class_weights, window
+from ecgnb.attacks import pgd
+from ecgnb.data import Dataset, class_weights
+from ecgnb.defences import BY_NAME, Defence, attacked_af, score, untargeted
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation import AF, attack_af
+from ecgnb.evaluation import AF, noisy
 from ecgnb.files import write_atomically
-from ecgnb.gradients import InputGradient, distribution
+from ecgnb.gradients import InputGradient, Victim, distribution
 from ecgnb.recipes import Recipe
 from ecgnb.records import CLASSES
-from ecgnb.threats import Threat, goal_of
 
-WATCH_STEPS = 10  # PGD steps of the attack on dev after every epoch, whatever a recipe trains with
+WATCH_STEPS = 10  # PGD steps of the attacks on dev after every epoch, whatever a recipe trains with
+WATCH_PER_CLASS = (
+    40  # recordings of dev of each class that are attacked; more would cost more than an epoch
+)
 STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
 
 
@@ -53,29 +55,21 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model, history = _open_run(recipe, folder, start, resume, train_set)
     gradient = InputGradient(model, recipe.batch_size)
-    make_epoch = _epoch_maker(recipe, train_set, gradient, start)
-    robust_watch = recipe.defence != "baseline"
+    defence = BY_NAME[recipe.defence](recipe, train_set, gradient, start)
+    part = few_of_each(dev_set, WATCH_PER_CLASS)
     began, done_before = time.monotonic(), len(history)
 
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([recipe.seed, epoch])
         _seed_dropout(model, recipe.seed, epoch)
-        x, y = make_epoch(rng)
-        weights = class_weights(y, recipe.class_power)[y]
-        fit = model.fit(
-            x,
-            np.eye(len(CLASSES), dtype=np.float32)[y],
-            sample_weight=weights,
-            batch_size=recipe.batch_size,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_Bar(f"epoch {epoch + 1}/{recipe.epochs}")],
-        )
+        loss, trained_on = _run_epoch(model, defence, rng, f"epoch {epoch + 1}/{recipe.epochs}")
         if recipe.statistics == "clean":
-            collect_statistics(model, x[:STATISTICS_RECORDINGS], recipe.batch_size)
-        row = {"epoch": epoch + 1, "loss": fit.history["loss"][-1]}
-        row |= _dev_scores(gradient, dev_set, recipe, robust_watch)
-        row["criterion"] = criterion(row)
+            collect_statistics(model, trained_on, recipe.batch_size)
+        row = {"epoch": epoch + 1, "loss": loss} | _dev_scores(gradient, dev_set)
+        if recipe.defence != "baseline":
+            row |= _robust_scores(gradient, dev_set, part, recipe)
+            row |= defence.watch(part, history, row)
+        row["criterion"] = defence.criterion(row)
         history.append(row)
         _save_epoch(model, history, recipe, folder)
         left = (
@@ -88,15 +82,11 @@ def train(
     return network.load(folder / "kept.keras"), pd.DataFrame(history)
 
 
-def criterion(row: dict) -> float:
-    """What `select="best"` maximises on dev.
-
-    The challenge score; for a defence, its mean with the recall of AF under attack, so that neither
-    accuracy nor robustness can be bought with all of the other.
-    """
-    if "dev robust AF recall" not in row:
-        return row["dev challenge score"]
-    return (row["dev challenge score"] + row["dev robust AF recall"]) / 2
+def few_of_each(dataset: Dataset, most: int) -> Dataset:
+    """The first recordings of each class, at most so many: the same ones for ever."""
+    return dataset.take(
+        np.concatenate([np.flatnonzero(dataset.y == c)[:most] for c in range(len(CLASSES))])
+    )
 
 
 def collect_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32) -> None:
@@ -120,78 +110,6 @@ def collect_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32) 
         layer.momentum = momentum
 
 
-def augment(signal: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """One randomly altered window, (9000,) float32, of a raw recording, (length,) int16.
-
-    Random crop (if longer than 30 s), circular shift of the true samples, polarity (electrodes swapped, as
-    in part of the recordings), amplitude ±25 %, and white noise with an SD of up to `noise` z-units
-    (why: models/README.md).
-    """
-    x, length, _, _ = window(signal, int(rng.integers(0, max(1, len(signal) - WINDOW + 1))))
-    x[:length] = np.roll(x[:length], int(rng.integers(length)))
-    x *= np.float32((-1 if rng.random() < 0.5 else 1) * rng.uniform(0.75, 1.25))
-    x[:length] += np.float32(rng.uniform(0, noise)) * rng.standard_normal(length, np.float32)
-    return x
-
-
-def _epoch_maker(
-    recipe: Recipe, train_set: Dataset, gradient: InputGradient, start: keras.Model | None
-) -> Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]:
-    """rng -> (x, y) of one epoch, shuffled: the only place where the three defences differ."""
-
-    def all_recordings(rng):
-        order = rng.permutation(len(train_set))
-        if not recipe.augment:
-            return train_set.x[order], train_set.y[order]
-        x = np.stack([augment(train_set.signals[i], recipe.noise, rng) for i in order])[..., None]
-        return x, train_set.y[order]
-
-    def attack(of: InputGradient, rows: np.ndarray) -> np.ndarray:
-        return _attack(of, train_set.take(rows), recipe, recipe.steps, "attacking AF").x
-
-    if recipe.defence == "baseline":
-        return all_recordings
-    stored = {}
-    if recipe.defence == "static":
-        rows = np.flatnonzero(train_set.y == AF)
-        if not recipe.redraw:
-            rows = _mix(train_set.y, recipe, np.random.default_rng(recipe.seed))[1]
-        made = attack(InputGradient(start, recipe.batch_size), rows)
-        stored = dict(zip(rows, made, strict=True))
-
-    def mixed(rng):
-        draw = rng if recipe.redraw else np.random.default_rng(recipe.seed)
-        clean, attacked = _mix(train_set.y, recipe, draw)
-        if stored:
-            adversarial = np.stack([stored[i] for i in attacked])
-        else:
-            adversarial = attack(gradient, attacked)
-        x = np.concatenate([train_set.x[clean], adversarial])
-        y = train_set.y[np.concatenate([clean, attacked])]
-        order = rng.permutation(len(y))
-        return x[order], y[order]
-
-    return mixed
-
-
-def _attack(
-    of: InputGradient, dataset: Dataset, recipe: Recipe, steps: int, progress: str
-) -> AttackResult:
-    """The attack on AF recordings that a defence trains against, and is watched under."""
-    threat = Threat(goal_of(recipe.target), recipe.epsilon, spare_padding=recipe.mask_padding)
-    return attack_af(
-        of, dataset, threat, step_size=recipe.step_size, steps=steps, progress=progress
-    )
-
-
-def _mix(y: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(clean, attacked) indices of an epoch: half of the AF drawn stay clean, half are attacked."""
-    drawn = balanced_index(y, recipe.per_class, rng)
-    af = drawn[y[drawn] == AF]
-    attacked = af[: len(af) // 2]
-    return np.setdiff1d(drawn, attacked), attacked
-
-
 def _open_run(
     recipe: Recipe, folder: Path, start: keras.Model | None, resume: bool, train_set: Dataset
 ) -> tuple[keras.Model, list[dict]]:
@@ -202,6 +120,8 @@ def _open_run(
     checkpoints = sorted(folder.glob("checkpoint-*.keras"))
     if resume and checkpoints:
         stored = json.loads((folder / "recipe.json").read_text())
+        # A setting that came after the run began had its default.
+        stored = {field.name: field.default for field in dataclasses.fields(Recipe)} | stored
         changed = [key for key, value in settings.items() if stored.get(key) != value]
         if changed:
             raise EcgnbError(
@@ -224,9 +144,7 @@ def _open_run(
             model.set_weights(start.get_weights())
         model.compile(
             optimizer=_optimizer(recipe, len(train_set)),
-            loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=recipe.label_smoothing
-            ),
+            loss=BY_NAME[recipe.defence].loss(recipe),
             jit_compile=keras.backend.backend() == "jax",
         )
     write_atomically(
@@ -255,19 +173,58 @@ def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
             layer.seed_generator.state.assign(words.astype(np.uint32))
 
 
-def _dev_scores(
-    gradient: InputGradient, dev: Dataset, recipe: Recipe, robust_watch: bool
-) -> dict[str, float]:
-    """Scores on dev after an epoch; under attack too when a defence is being trained."""
-    counts = metrics.confusion(dev.y, gradient.logits(dev.x).argmax(axis=1))
+def _run_epoch(
+    model: keras.Model, defence: Defence, rng: np.random.Generator, text: str
+) -> tuple[float, np.ndarray]:
+    """Train for an epoch; returns its mean loss, and what to collect statistics on: the first rows it read."""
+    recipe, one_hot = defence.recipe, np.eye(len(CLASSES), dtype=np.float32)
+    drawn = defence.draw(rng)
+    weights = class_weights(defence.train_set.y[drawn], recipe.class_power)
+    bar = _Bar(text, math.ceil(len(drawn) / recipe.batch_size))
+    losses, sizes, read = [], [], []
+    for x, y in defence.chunks(drawn, rng):
+        fit = model.fit(
+            x,
+            one_hot[y],
+            sample_weight=weights[y],
+            batch_size=recipe.batch_size * defence.copies,
+            shuffle=False,
+            verbose=0,
+            callbacks=[bar],
+        )
+        read.append(x[: max(0, STATISTICS_RECORDINGS - sum(sizes))])
+        losses.append(fit.history["loss"][-1])
+        sizes.append(len(y))
+    bar.close()
+    return float(np.dot(losses, np.divide(sizes, sum(sizes)))), np.concatenate(read)
+
+
+def _dev_scores(victim: Victim, dev: Dataset) -> dict[str, float]:
+    """Scores on clean dev."""
+    counts = metrics.confusion(dev.y, victim.logits(dev.x).argmax(axis=1))
     f1 = metrics.f1_scores(counts)
     row = {f"dev F1 {letter}": float(f1[c]) for c, letter in enumerate(CLASSES)}
     row["dev challenge score"] = float(metrics.challenge_score(counts))
     row["dev AF recall"] = float(metrics.recall(counts))
-    if robust_watch:
-        attacked = _attack(gradient, dev, recipe, WATCH_STEPS, "watching dev AF")
-        row["dev robust AF recall"] = float((attacked.logits.argmax(axis=1) == AF).mean())
     return row
+
+
+def _robust_scores(victim: Victim, dev: Dataset, part: Dataset, recipe: Recipe) -> dict[str, float]:
+    """Scores on attacked dev, and one that tells robustness from the shortcut "whatever is perturbed is AF".
+
+    All AF under the original's targeted attack; the part of dev in which every recording is attacked,
+    untargeted, until it is misread; the share of that part's normal recordings that random ±ε makes AF.
+    """
+    recall = attacked_af(victim, dev, recipe, WATCH_STEPS, "watching dev AF").logits
+    threat, step = untargeted(recipe), recipe.step_size / recipe.epsilon
+    attack = dict(steps=WATCH_STEPS, step=step, until_success=True, progress="watching dev")
+    robust = pgd(victim, threat.on(part), **attack).logits
+    noise = victim.logits(noisy(part.of_class("N"), threat))
+    return {
+        "dev robust AF recall": float((recall.argmax(axis=1) == AF).mean()),
+        "dev robust challenge score": score(part.y, robust),
+        "dev N read as A under random noise": metrics.rate(noise.argmax(axis=1) == AF)["value"],
+    }
 
 
 def _save_epoch(model: keras.Model, history: list[dict], recipe: Recipe, folder: Path) -> None:
@@ -285,32 +242,39 @@ def _save_epoch(model: keras.Model, history: list[dict], recipe: Recipe, folder:
             old.unlink()
 
 
+SHORT = {  # column -> what the line of an epoch calls it, if it is watched
+    "dev robust AF recall": "robust",
+    "dev robust challenge score": "robust score",
+    "dev N read as A under random noise": "N as AF in noise",
+}
+
+
 def _print_epoch(row: dict, epochs: int, seconds_left: float) -> None:
-    robust = row.get("dev robust AF recall")
     parts = [
         f"epoch {row['epoch']:3d}/{epochs}",
         f"loss {row['loss']:.3f}",
         f"dev score {row['dev challenge score']:.3f}",
         f"AF F1 {row['dev F1 A']:.3f}",
         f"AF recall {row['dev AF recall']:.3f}",
-        *([] if robust is None else [f"robust {robust:.3f}"]),
+        *(f"{short} {row[column]:.3f}" for column, short in SHORT.items() if column in row),
         f"{seconds_left / 60:.0f} min left",
     ]
     tqdm.write("  ".join(parts))
 
 
 class _Bar(keras.callbacks.Callback):
-    """A progress bar over the steps of one epoch."""
+    """A progress bar over the steps of one epoch, which appears when the first chunk is made."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, steps: int):
         super().__init__()
-        self.text = text
+        self.text, self.steps, self.bar = text, steps, None
 
     def on_train_begin(self, logs=None):
-        self.bar = tqdm(total=self.params["steps"], desc=self.text, unit="step", leave=False)
+        if self.bar is None:
+            self.bar = tqdm(total=self.steps, desc=self.text, unit="step", leave=False)
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
 
-    def on_train_end(self, logs=None):
+    def close(self):
         self.bar.close()
