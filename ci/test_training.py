@@ -16,6 +16,7 @@ from keras import layers
 
 from ecgnb import defences, losses, training
 from ecgnb import model as network
+from ecgnb.__main__ import main
 from ecgnb.attacks import pgd
 from ecgnb.errors import EcgnbError
 from ecgnb.gradients import InputGradient
@@ -204,3 +205,20 @@ def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
     model.set_weights([1.1 * w for w in model.get_weights()])
     after = pgd(gradient, Threat().on(some), steps=1).logits
     assert not np.allclose(before, after)
+
+
+@pytest.mark.parametrize(("defence", "begins"), [("baseline", False), ("fast", True)])
+def test_a_defence_starts_from_the_baseline_and_the_baseline_from_nothing(
+    defence, begins, monkeypatch, tmp_path, capsys
+):
+    given = {}
+
+    def train(recipe, train_set, dev_set, folder, start, resume):
+        given.update(recipe=recipe, start=start)
+        return start, pd.DataFrame({"epoch": [1, 2], "criterion": [0.7, 0.6]})
+
+    monkeypatch.setattr(training, "train", train)
+    assert main(["train", defence, str(tmp_path), "--data", "demo", "--epochs", "2"]) == 0
+    assert given["recipe"].defence == defence and (given["start"] is not None) == begins
+    printed = capsys.readouterr().out
+    assert "kept model" in printed and "best" in printed and "last" in printed

@@ -68,7 +68,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--protocol", default="leakfree", help="leakfree or original (leakfree)")
     parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
     parser.add_argument(
-        "--start", default="baseline", help="model a defence starts from (baseline)"
+        "--start", default="", help="model to start from (a defence: baseline; baseline: none)"
     )
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     for field in dataclasses.fields(Recipe):
