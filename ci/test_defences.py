@@ -83,7 +83,7 @@ def moved_classes(recipe: Recipe, model: keras.Model, dataset) -> dict[int, floa
     ],
 )
 def test_who_is_attacked(defence, shares, small, demo_train):
-    moved = moved_classes(tiny(defence, augment=False), small, demo_train)
+    moved = moved_classes(tiny(defence, shift=False, amplitude=False, noise=0), small, demo_train)
     assert list(moved.values()) == shares
 
 
@@ -249,12 +249,14 @@ def test_the_shortcut_is_seen(demo_dev):
 
 
 @pytest.mark.parametrize(
-    ("defence", "precision"), [*((name, "float32") for name in DEFENCES), ("trades", "bfloat16")]
+    ("defence", "precision", "averaging"),
+    [*((name, "float32", 0) for name in DEFENCES), ("trades", "bfloat16", 0.9)],
 )
 def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
-    defence, precision, small, demo_train, demo_dev, tmp_path, monkeypatch
+    defence, precision, averaging, small, demo_train, demo_dev, tmp_path, monkeypatch
 ):
-    recipe, start = tiny(defence, precision=precision), None if defence == "baseline" else small
+    recipe = tiny(defence, precision=precision, averaging=averaging)
+    start = None if defence == "baseline" else small
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def leave_behind(row, *_):
@@ -309,6 +311,29 @@ def test_defences_that_attack_every_batch_train_on_jax(tmp_path):
         check=False,
     )
     assert done.stdout.endswith("TRAINED\n"), done.stderr[-2000:]
+
+
+def test_the_weights_average_is_judged_and_kept_while_training_goes_on_without_it(
+    small, demo_train, demo_dev, tmp_path
+):
+    """The trained weights are those of a run without averaging; the kept ones are their average."""
+    runs = {}
+    for momentum in (0.0, 0.5):
+        folder = tmp_path / str(momentum)
+        recipe = tiny("baseline", averaging=momentum, select="last")
+        kept, _ = training.train(recipe, demo_train, demo_dev, folder)
+        trained = keras.models.load_model(folder / "checkpoint-0002.keras", safe_mode=True)
+        runs[momentum] = trained, kept
+    weights = [[w.numpy() for w in model.trainable_weights] for model in runs[0.5] + runs[0.0]]
+    trained, kept, alone, kept_alone = weights
+    assert all(np.array_equal(a, b) for a, b in zip(trained, alone, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, kept_alone, strict=True))
+    averages = runs[0.5][0].optimizer.variables
+    assert all(
+        any(w.shape == v.shape and np.array_equal(w, v) for v in map(np.asarray, averages))
+        for w in kept
+    )
+    assert all((a != b).any() for a, b in zip(trained, kept, strict=True))
 
 
 def test_a_run_from_before_a_setting_existed_goes_on(small, demo_train, demo_dev, tmp_path):

@@ -111,10 +111,18 @@ def test_collected_statistics_are_those_of_inference(demo_train):
 
 def test_augmented_windows_stay_recordings(demo_train):
     for i in range(6):
-        x = defences.augment(demo_train.signals[i], 0.2, np.random.default_rng(i))
-        n = min(len(demo_train.signals[i]), 9000)
+        signal = demo_train.signals[i]
+        x = defences.augment(signal, recipe_for("baseline"), np.random.default_rng(i))
+        n = min(len(signal), 9000)
         assert x.shape == (9000,) and x.dtype == np.float32
         assert (x[n:] == 0).all() and abs(x[:n].mean()) < 0.02 and 0.7 < x[:n].std() < 1.3
+        unaltered = defences.augment(signal, Recipe("baseline", 1), np.random.default_rng(i))
+        assert (unaltered == demo_train.x[i, :, 0]).all()
+        shifted = defences.augment(
+            signal, Recipe("baseline", 1, shift=True), np.random.default_rng(i)
+        )
+        assert (shifted != unaltered).any()
+        assert (np.sort(shifted) == np.sort(unaltered)).all() or len(signal) > 9000
 
 
 TWO_DEVICES = """

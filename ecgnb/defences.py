@@ -96,12 +96,9 @@ class Baseline(Defence):
         return rng.permutation(len(self.train_set))
 
     def chunks(self, drawn, rng):
-        x, signals = self.train_set.x, self.train_set.signals
-        if self.recipe.augment:
-            x = np.stack([augment(signals[i], self.recipe.noise, rng) for i in drawn])[..., None]
-            yield x, self.train_set.y[drawn]
-        else:
-            yield x[drawn], self.train_set.y[drawn]
+        signals = self.train_set.signals
+        x = np.stack([augment(signals[i], self.recipe, rng) for i in drawn])[..., None]
+        yield x, self.train_set.y[drawn]
 
     @staticmethod
     def criterion(row):
@@ -354,15 +351,21 @@ def halves(drawn: np.ndarray, y: np.ndarray, classes: tuple[int, ...]) -> Arrays
     return np.setdiff1d(drawn, attacked), attacked
 
 
-def augment(signal: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """One randomly altered window, (9000,) float32, of a raw recording, (length,) int16.
+def augment(signal: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
+    """One window, (9000,) float32, of a raw recording, (length,) int16, altered at random as `recipe` says.
 
-    Random crop (if longer than 30 s), circular shift of the true samples, polarity (electrodes swapped, as
-    in part of the recordings), amplitude ±25 %, and white noise with an SD of up to `noise` z-units
-    (why: models/README.md).
+    shift : crop (if longer than 30 s) and circular shift of the true samples; amplitude : polarity
+    (electrodes swapped, as in part of the recordings) and ±25 %; noise : white, with an SD of up to so many
+    z-units (why: models/README.md).
     """
-    x, length, _, _ = window(signal, int(rng.integers(0, max(1, len(signal) - WINDOW + 1))))
-    x[:length] = np.roll(x[:length], int(rng.integers(length)))
-    x *= np.float32((-1 if rng.random() < 0.5 else 1) * rng.uniform(0.75, 1.25))
-    x[:length] += np.float32(rng.uniform(0, noise)) * rng.standard_normal(length, np.float32)
+    first = int(rng.integers(0, max(1, len(signal) - WINDOW + 1))) if recipe.shift else 0
+    x, length, _, _ = window(signal, first)
+    if recipe.shift:
+        x[:length] = np.roll(x[:length], int(rng.integers(length)))
+    if recipe.amplitude:
+        x *= np.float32((-1 if rng.random() < 0.5 else 1) * rng.uniform(0.75, 1.25))
+    if recipe.noise:
+        x[:length] += np.float32(rng.uniform(0, recipe.noise)) * rng.standard_normal(
+            length, np.float32
+        )
     return x

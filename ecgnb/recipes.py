@@ -51,10 +51,12 @@ class Recipe:
         False, "warm up over 5 %% of the steps, then decay to zero along a cosine"
     )
     class_power: float = _setting(1.0, "class weights are 1 / count**power")
-    augment: bool = _setting(
-        False, "random crop, circular shift, polarity and amplitude (baseline)"
+    averaging: float = _setting(
+        0.0, "momentum of the weights' moving average over steps, which is what is kept; 0: none"
     )
-    noise: float = _setting(0.0, "with --augment: largest SD of added white noise, z-units")
+    shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
+    amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
+    noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units")
     statistics: str = _setting(
         "clean",
         "batch-norm statistics for inference: clean (collected with dropout off after every epoch), "
@@ -90,6 +92,8 @@ class Recipe:
             raise EcgnbError(f"epochs={self.epochs}: training needs at least 1")
         if self.epsilon <= 0:
             raise EcgnbError(f"epsilon={self.epsilon}: a defence trains against more than 0")
+        if not 0 <= self.averaging < 1:
+            raise EcgnbError(f"averaging={self.averaging}: a momentum is at least 0 and below 1")
         if self.beta < 0:
             raise EcgnbError(f"beta={self.beta}: a weight is not negative")
 
@@ -116,7 +120,8 @@ def recipe_for(defence: str, protocol: str = "leakfree", **changes) -> Recipe:
             label_smoothing=0.05,
             cosine=True,
             class_power=0.5,
-            augment=True,
+            shift=True,
+            amplitude=True,
             noise=0.25,
         )
     return Recipe(defence, **{"epochs": EPOCHS.get(defence)} | settings | changes)

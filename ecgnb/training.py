@@ -10,6 +10,8 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -63,15 +65,17 @@ def train(
         rng = np.random.default_rng([recipe.seed, epoch])
         _seed_dropout(model, recipe.seed, epoch)
         loss, trained_on = _run_epoch(model, defence, rng, f"epoch {epoch + 1}/{recipe.epochs}")
-        if recipe.statistics == "clean":
-            collect_statistics(model, trained_on, recipe.batch_size)
-        row = {"epoch": epoch + 1, "loss": loss} | _dev_scores(gradient, dev_set)
-        if recipe.defence != "baseline":
-            row |= _robust_scores(gradient, dev_set, part, recipe)
-            row |= defence.watch(part, history, row)
-        row["criterion"] = defence.criterion(row)
-        history.append(row)
-        _save_epoch(model, history, recipe, folder)
+        with _as_kept(model, recipe, trained_on):
+            row = {"epoch": epoch + 1, "loss": loss} | _dev_scores(gradient, dev_set)
+            if recipe.defence != "baseline":
+                row |= _robust_scores(gradient, dev_set, part, recipe)
+                row |= defence.watch(part, history, row)
+            row["criterion"] = defence.criterion(row)
+            history.append(row)
+            best = max(row["criterion"] for row in history)
+            if recipe.select == "last" or row["criterion"] == best:
+                network.save(model, folder / "kept.keras")
+        _save_epoch(model, history, folder)
         left = (
             (time.monotonic() - began)
             / (len(history) - done_before)
@@ -108,6 +112,38 @@ def collect_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32) 
         layer.rate = rate
     for layer, momentum in zip(norms, before[1], strict=True):
         layer.momentum = momentum
+
+
+@contextmanager
+def _as_kept(model: keras.Model, recipe: Recipe, x: np.ndarray) -> Iterator[None]:
+    """The model as it is judged and kept: with the weights' moving average, if the recipe has one.
+
+    x : (n, 9000, 1), what batch-norm statistics are collected on, for the weights and for their average.
+    """
+    clean = recipe.statistics == "clean"
+    if clean:
+        collect_statistics(model, x, recipe.batch_size)
+    if not recipe.averaging:
+        yield
+        return
+    weights = model.get_weights()
+    model.optimizer.take_average(model.trainable_variables)
+    if clean:
+        collect_statistics(model, x, recipe.batch_size)
+    yield
+    model.set_weights(weights)
+
+
+@keras.saving.register_keras_serializable("ecgnb")
+class Averaging(keras.optimizers.AdamW):
+    """AdamW beside which the weights' moving average is kept, not taken until it is asked for."""
+
+    def take_average(self, variables: list) -> None:
+        """Overwrite the weights with their average."""
+        super().finalize_variable_values(variables)
+
+    def finalize_variable_values(self, var_list):
+        """Nothing: `fit`, called several times an epoch, would go on from the average after each."""
 
 
 def _open_run(
@@ -162,7 +198,11 @@ def _optimizer(recipe: Recipe, recordings: int) -> keras.optimizers.Optimizer:
         rate = keras.optimizers.schedules.CosineDecay(
             rate / 10, steps - warm_up, warmup_target=rate, warmup_steps=warm_up
         )
-    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    if not recipe.averaging:
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    return Averaging(
+        rate, weight_decay=recipe.weight_decay, use_ema=True, ema_momentum=recipe.averaging
+    )
 
 
 def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
@@ -227,11 +267,8 @@ def _robust_scores(victim: Victim, dev: Dataset, part: Dataset, recipe: Recipe) 
     }
 
 
-def _save_epoch(model: keras.Model, history: list[dict], recipe: Recipe, folder: Path) -> None:
-    """Keep the model if it is the one to keep, then the history, then the checkpoint, each atomically."""
-    best = max(row["criterion"] for row in history)
-    if recipe.select == "last" or history[-1]["criterion"] == best:
-        network.save(model, folder / "kept.keras")
+def _save_epoch(model: keras.Model, history: list[dict], folder: Path) -> None:
+    """Save the history, then the checkpoint, each atomically."""
     write_atomically(
         folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False)
     )
