@@ -1,4 +1,4 @@
-"""Command line: `python -m ecgnb data`, `train`, `evaluate`, `transfer` and `results`."""
+"""Command line: `python -m ecgnb data`, `train`, `sweep`, `evaluate`, `transfer` and `results`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_data(commands)
     _add_train(commands)
+    _add_sweep(commands)
     _add_evaluate(commands)
     _add_transfer(commands)
     _add_results(commands)
@@ -51,7 +52,7 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    from ecgnb.recipes import DEFENCES, Recipe
+    from ecgnb.recipes import DEFENCES, READ, Recipe
 
     parser = commands.add_parser(
         "train",
@@ -73,16 +74,10 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     for field in dataclasses.fields(Recipe):
         if field.name != "defence":
-            kind = {"bool": _truth, "int": int, "float": float, "str": str}[field.type]
+            kind = READ[field.type]
             flag = f"--{field.name.replace('_', '-')}"
             parser.add_argument(flag, type=kind, metavar=field.type, help=field.metadata["help"])
     parser.set_defaults(run=_train)
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected true or false")
-    return text.lower() == "true"
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -103,6 +98,29 @@ def _train(options: argparse.Namespace) -> None:
     )
     print(best_and_last(history))
     print(f"kept model: {options.folder / 'kept.keras'}")
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="many training runs from a plan, through papermill, to one tidy table; resumes",
+        description="Each row of PLAN is a run of notebook 5: a CSV with a column `name` and columns named "
+        "like the notebook's parameters. What is finished is not run again; what was interrupted goes on.",
+    )
+    parser.add_argument("plan", type=Path, help="models/runs.csv, models/ablation.csv or your own")
+    parser.add_argument("folder", type=Path, help="for the runs, a folder each, and results.csv")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="these, and what they start from"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from ecgnb.sweeps import TABLE, sweep
+
+    sweep(options.plan, options.folder, options.only, options.jobs)
+    print(options.folder / TABLE)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

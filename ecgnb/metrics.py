@@ -119,6 +119,24 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
     }
 
 
+def compare_scores(
+    y: np.ndarray, a: np.ndarray, b: np.ndarray, measure: Callable, seed: int = 0
+) -> dict:
+    """Difference of a score between two models on the same recordings, b - a, with a paired bootstrap.
+
+    y, a, b : (n,) true classes, and what each model predicts; measure : of confusion counts (…, 4, 4), such as
+    `challenge_score`. {"value": difference, "ci95": 95 % interval, "p": two-sided, by inverting it}.
+    """
+    k = len(CLASSES)
+    cells = np.bincount((y * k + a) * k + b, minlength=k**3)
+    drawn = np.random.default_rng(seed).multinomial(len(y), cells / len(y), BOOTSTRAPS)
+    joint = np.concatenate([cells[None], drawn]).reshape(-1, k, k, k)
+    change = measure(joint.sum(axis=-2)) - measure(joint.sum(axis=-1))
+    beyond = min((change[1:] <= 0).mean(), (change[1:] >= 0).mean())
+    p = min(1.0, 2 * max(beyond, 1 / BOOTSTRAPS))
+    return {"value": float(change[0]), "ci95": interval(change[1:]), "p": float(p)}
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """p values of several tests, adjusted so that all may be read together (Holm 1979); shape as p."""
     order = np.argsort(p)

@@ -66,6 +66,8 @@ def load_or_train(
 ) -> tuple[keras.Model, pd.DataFrame | None, str]:
     """The model called `name` (a shipped one, or a path), or one trained by `recipe` if that is given.
 
+    What is trained is saved by that name in `folder`/models.
+
     source : which recordings to train on: protocol, labels, data and bad, as in `data.load`.
     Returns the model, its training history (None if none lies beside it) and a description.
     """
@@ -78,7 +80,7 @@ def load_or_train(
     origin = None if recipe.defence == "baseline" else network.load(start)
     run = folder / "runs" / recipe.defence
     model, history = training.train(recipe, train_set, dev_set, run, origin, resume)
-    network.save(model, folder / "models" / f"{recipe.defence}.keras")
+    network.save(model, folder / "models" / f"{Path(name).stem}.keras")
     return model, history, f"{recipe.defence} trained here for {recipe.epochs} epochs"
 
 

@@ -118,10 +118,12 @@ def learning_curves(
         "dev score": {
             "challenge score": ("dev challenge score", "-"),
             "AF F1": ("dev F1 A", "-."),
+            "challenge score, every class attacked": ("dev robust challenge score", "--"),
         },
-        "dev AF recall": {
-            "clean": ("dev AF recall", "-"),
-            "under attack": ("dev robust AF recall", "--"),
+        "share of dev recordings": {
+            "AF recall, clean": ("dev AF recall", "-"),
+            "AF recall, attacked": ("dev robust AF recall", "--"),
+            "N read as AF under random ±ε": ("dev N read as A under random noise", ":"),
         },
     }
     fig = PlainFigure(figsize=(8.6, 7.4), layout="constrained")

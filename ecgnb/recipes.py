@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ecgnb.errors import EcgnbError
 
@@ -22,6 +22,16 @@ EPOCHS = {  # the original's for its own two
     "fast": 20,
     "trades": 20,
 }
+
+
+def true_or_false(text: str) -> bool:
+    """A bool from text; ValueError if it is neither."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+READ = {"bool": true_or_false, "int": int, "float": float, "str": str}  # a setting from text
 
 
 def _setting(default: object, meaning: str) -> object:
@@ -96,6 +106,24 @@ class Recipe:
             raise EcgnbError(f"averaging={self.averaging}: a momentum is at least 0 and below 1")
         if self.beta < 0:
             raise EcgnbError(f"beta={self.beta}: a weight is not negative")
+
+
+def changes(text: str) -> dict[str, object]:
+    """Settings from text such as "dropout=0.5 cosine=false", each of its field's type.
+
+    Raises EcgnbError for what is no setting, and for a value that is not of its type.
+    """
+    kinds = {field.name: field.type for field in fields(Recipe)}
+    found = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if name not in kinds:
+            raise EcgnbError(f"{word!r}: no such setting; there are {', '.join(kinds)}")
+        try:
+            found[name] = READ[kinds[name]](value)
+        except ValueError as error:
+            raise EcgnbError(f"{word!r}: expected {name}=<{kinds[name]}>") from error
+    return found
 
 
 def recipe_for(defence: str, protocol: str = "leakfree", **changes) -> Recipe:

@@ -1,0 +1,151 @@
+"""Runs beside each other: what a leak, a defence, a setting or a seed is worth. One function a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgnb import metrics
+from ecgnb.recipes import changes
+from ecgnb.report import ORIGINAL, brief, read_json
+from ecgnb.scoring import EVERY_CLASS, NOISE, THREATS, classes
+
+Z, UV = THREATS
+TURNED = "AF read as N under attack, of AF found clean"
+MEASURES: dict[str, Callable] = {
+    "F1 A": lambda counts: metrics.f1_scores(counts)[..., 0],
+    "challenge score": metrics.challenge_score,
+    "AF recall": metrics.recall,
+}
+
+
+def read_results(folder: Path, names: list[str]) -> dict[str, dict]:
+    """name -> `cards.result` of runs, from JSON files in a folder."""
+    return {name: read_json(folder / f"{name}.json") for name in names}
+
+
+def results_table(results: dict[str, dict], splits: tuple[str, ...]) -> pd.DataFrame:
+    """Every run on every split it was scored on: clean, and under fresh attacks, with 95 % intervals.
+
+    The original's figures stand beside those of its own three models.
+    """
+    rows = {}
+    for name, found in results.items():
+        kind, protocol = found["recipe"]["defence"], found["recipe"]["recordings"]
+        protocol = "original" if "protocol original" in protocol else "leakfree"
+        for split in (s for s in splits if s in found["scores"]):
+            scores = found["scores"][split]
+            clean, fresh, uv = scores["clean"], scores["attacked"][Z], scores["attacked"][UV]
+            published = ORIGINAL.get(kind, ("—", "—")) if split == "validation" else ("—", "—")
+            rows[name, protocol, split] = {
+                **{f"F1 {c}": brief(clean[f"F1 {c}"]) for c in "ANO~"},
+                "F1 A, original": published[0],
+                "challenge score": brief(clean["challenge score"]),
+                "AF recall": brief(clean["AF recall"]),
+                f"AF recall, {Z}": brief(fresh["AF recall"]),
+                f"F1 A, {Z}": brief(fresh["F1 A"]),
+                f"F1 A, {Z}, original": published[1],
+                f"turned, {Z}": brief(fresh[TURNED]),
+                f"AF recall, {UV}": brief(uv["AF recall"]),
+                f"F1 A, {UV}": brief(uv["F1 A"]),
+                f"turned, {UV}": brief(uv[TURNED]),
+                "challenge score, every class attacked": brief(
+                    scores[EVERY_CLASS]["challenge score"]
+                ),
+                f"N read as A, {NOISE}": brief(scores[NOISE]["N read as A"]),
+            }
+    table = pd.DataFrame(rows).T
+    return table.rename_axis(["run", "protocol", "split"])
+
+
+def paired(
+    results: dict[str, dict], split: str, claims: dict[str, tuple[tuple, tuple, str]]
+) -> pd.DataFrame:
+    """Claims as paired differences on the same recordings, with 95 % intervals and p, adjusted by Holm.
+
+    claims : words -> ((run, attack), (run, attack), measure): the second less the first, a measure of
+    `MEASURES`; attack : a key of "read as" in `scoring.score`.
+    """
+    found = {}
+    for words, (*sides, measure) in claims.items():
+        scores = [results[run]["scores"][split] for run, _ in sides]
+        y, before, after = (
+            classes(scores[0]["labels"]),
+            *(classes(s["read as"][attack]) for s, (_, attack) in zip(scores, sides, strict=True)),
+        )
+        found[words] = metrics.compare_scores(y, before, after, MEASURES[measure])
+    adjusted = metrics.holm(np.array([one["p"] for one in found.values()]))
+    return pd.DataFrame(
+        {
+            words: {
+                "measure": claims[words][-1],
+                "difference": "{:+.2f} [{:+.2f}, {:+.2f}]".format(one["value"], *one["ci95"]),
+                "p": f"{one['p']:.2g}",
+                "p, Holm": f"{holm:.2g}",
+            }
+            for (words, one), holm in zip(found.items(), adjusted, strict=True)
+        }
+    ).T
+
+
+def seeds_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Every seed's value, their mean and standard deviation, for each defence that was run with several.
+
+    table : of `sweeps.tidy`.
+    """
+    picked = {
+        "F1 A": ("none", "F1 A"),
+        "challenge score": ("none", "challenge score"),
+        "AF recall": ("none", "AF recall"),
+        f"AF recall, {Z}": (Z, "AF recall"),
+        f"F1 A, {Z}": (Z, "F1 A"),
+        "challenge score, every class attacked": (EVERY_CLASS, "challenge score"),
+        f"N read as A, {NOISE}": (NOISE, "N read as A"),
+    }
+    rows = {}
+    leakfree = table[(table["split"] == split) & (table["protocol"] != "original")]
+    for defence, runs in leakfree.groupby("defence", sort=False):
+        if runs["seed"].nunique() < 2:
+            continue
+        for words, (attack, measure) in picked.items():
+            one = runs[(runs["attack"] == attack) & (runs["measure"] == measure)]
+            values = one.set_index("seed")["value"].astype(float)
+            rows[defence, words] = {
+                **{f"seed {seed}": f"{value:.2f}" for seed, value in values.items()},
+                "mean ± SD": f"{values.mean():.2f} ± {values.std():.2f}",
+            }
+    return pd.DataFrame(rows).T.rename_axis(["defence", "measure"])
+
+
+def ablation_table(table: pd.DataFrame, recipe: dict) -> pd.DataFrame:
+    """What was tried for the baseline, judged on the dev fold: a row for each change of one thing.
+
+    table : of `sweeps.tidy`; its runs without changes, of one seed or several, are the reference; recipe :
+    the shipped baseline's settings, which tell whether a change was taken over.
+    """
+    dev = table[table["split"] == "dev"]
+    scores = dev.pivot(index="run", columns="measure", values="value").astype(float)
+    tried = dev.drop_duplicates("run").set_index("run")["changes"].fillna("")
+    reference = scores[tried[scores.index] == ""]
+    mean = reference.mean()
+
+    def row(one: pd.Series, kept: str) -> dict[str, str]:
+        change = one["challenge score"] - mean["challenge score"]
+        return {
+            "challenge score": f"{one['challenge score']:.3f}",
+            "less the reference": f"{change:+.3f}",
+            "AF F1": f"{one['F1 A']:.2f}",
+            "kept": kept,
+        }
+
+    rows = {
+        f"reference, run {i + 1}": row(one, "yes")
+        for i, (_, one) in enumerate(reference.iterrows())
+    }
+    for run, text in tried[tried != ""].items():
+        taken = all(recipe[name] == value for name, value in changes(text).items())
+        rows[text] = row(scores.loc[run], "yes" if taken else "no")
+    return pd.DataFrame(rows).T.rename_axis("change")

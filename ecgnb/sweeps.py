@@ -1,0 +1,142 @@
+"""Sweeps: many training runs, each one papermill run of a notebook, from a plan to one tidy table."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ecgnb.errors import EcgnbError
+from ecgnb.files import write_atomically, write_json
+from ecgnb.progress import bar
+from ecgnb.report import read_json
+from ecgnb.scoring import rows
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_training.ipynb"
+TABLE = "results.csv"
+
+
+def read_plan(path: Path, only: list[str]) -> dict[str, dict[str, str]]:
+    """name -> parameters of notebook 5 (those left empty are the notebook's own), in the plan's order.
+
+    path : CSV with a column `name` and one for each parameter. START may name a run above: it comes first.
+    only : the runs that are asked for, with what they start from; all if empty.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except OSError as error:
+        raise EcgnbError(f"{path}: no plan to read ({error.strerror})") from error
+    plan = {}
+    for line in lines:
+        name = line.pop("name", None)
+        if not name or name in plan or None in line:
+            raise EcgnbError(f"{path}: every run needs a name of its own, and a value a column")
+        plan[name] = {key: value for key, value in line.items() if value}
+    order = list(plan)
+    for name, run in plan.items():
+        if run.get("START") in order[order.index(name) :]:
+            raise EcgnbError(f"{path}: {name} starts from {run['START']}; put that run above it")
+    missing = [name for name in only if name not in plan]
+    if missing:
+        raise EcgnbError(f"{path}: no run {', '.join(missing)}; it has {', '.join(plan)}")
+    wanted = set(only or plan)
+    for name in reversed(plan):
+        if name in wanted:
+            wanted.add(plan[name].get("START"))
+    return {name: run for name, run in plan.items() if name in wanted}
+
+
+def sweep(path: Path, folder: Path, only: list[str] = (), jobs: int = 1) -> pd.DataFrame:
+    """Run what is not finished of a plan, `jobs` at a time; returns the table, also written to `folder`.
+
+    path, only : as in `read_plan`. Each run has a folder of its own, with the executed notebook, its log, the
+    kept model, result.json and card.md. A run that was interrupted goes on from its last epoch; when one
+    fails the others go on.
+    """
+    plan = read_plan(path, only)
+    ended = {name: threading.Event() for name in plan}
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+    failed = []
+
+    def one(name: str) -> None:
+        """Waiting cannot block for ever: what a run starts from was begun before it."""
+        if plan[name].get("START") in ended:
+            ended[plan[name]["START"]].wait()
+        try:
+            _run(
+                name, plan, folder, environment, f"python -m ecgnb sweep {path} runs --only {name}"
+            )
+        except EcgnbError as error:
+            failed.append(name)
+            tqdm.write(str(error), file=sys.stderr)
+        finally:
+            ended[name].set()
+
+    with ThreadPoolExecutor(jobs) as pool, bar("sweep", total=len(plan), unit="run") as progress:
+        for future in as_completed([pool.submit(one, name) for name in plan]):
+            future.result()
+            progress.update()
+    table = tidy({name: run for name, run in plan.items() if name not in failed}, folder)
+    write_atomically(folder / TABLE, lambda path: table.to_csv(path, index=False))
+    if failed:
+        raise EcgnbError(f"{len(failed)} of {len(plan)} runs failed: {', '.join(failed)}")
+    return table
+
+
+def _run(name: str, plan: dict, folder: Path, environment: dict[str, str], remake: str) -> None:
+    """One run, unless it was finished with the same parameters."""
+    out, finished = folder / name, folder / name / "finished.json"
+    if finished.exists() and read_json(finished) == plan[name]:
+        return
+    given = plan[name] | {"NAME": name, "OUT": str(out.resolve()), "REMAKE": remake}
+    start = plan[name].get("START")
+    if start in plan:
+        given["START"] = str((folder / start / "models" / f"{start}.keras").resolve())
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with (out / "log.txt").open("w", encoding="utf-8") as log:
+        code = subprocess.run(
+            [
+                *(sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar"),
+                *(str(NOTEBOOK), str(out / "notebook.ipynb")),
+                *(word for key, value in given.items() for word in ("-p", key, value)),
+            ],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            check=False,
+        ).returncode
+    if code:
+        lines = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+        raise EcgnbError(f"{name}: {lines[-1] if lines else 'failed'}; see {out / 'log.txt'}")
+    write_json(finished, plan[name])
+    tqdm.write(f"{name}: finished in {(time.monotonic() - began) / 60:.0f} min")
+
+
+def tidy(plan: dict[str, dict[str, str]], folder: Path) -> pd.DataFrame:
+    """All finished runs, a row for each score of each: parameters, split, attack, measure, value, low, high.
+
+    Of the dev fold, there are the columns of the training history at the kept epoch, without intervals.
+    """
+    table = []
+    for name, run in plan.items():
+        result = read_json(folder / name / "result.json")
+        who = {"run": name} | {key.lower(): value for key, value in run.items()}
+        table += [
+            who | {"split": "dev", "measure": column.removeprefix("dev "), "value": value}
+            for column, value in result["kept"].items()
+            if column.startswith("dev ")
+        ]
+        for split, scores in result["scores"].items():
+            table += [who | {"split": split} | row for row in rows(scores)]
+    return pd.DataFrame(table)
