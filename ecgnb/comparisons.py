@@ -61,6 +61,23 @@ def results_table(results: dict[str, dict], splits: tuple[str, ...]) -> pd.DataF
     return table.rename_axis(["run", "protocol", "split"])
 
 
+def by_measure(results: dict[str, dict], split: str) -> dict[str, dict[str, dict]]:
+    """run -> {measure: value with interval} of the runs scored on a split, as `evaluation_plots.forest` takes it."""
+    return {
+        name: {
+            "AF F1, clean": (scores := found["scores"][split])["clean"]["F1 A"],
+            "challenge score, clean": scores["clean"]["challenge score"],
+            "AF recall, clean": scores["clean"]["AF recall"],
+            f"AF recall, {Z}": scores["attacked"][Z]["AF recall"],
+            f"AF recall, {UV}": scores["attacked"][UV]["AF recall"],
+            "challenge score, every class attacked": scores[EVERY_CLASS]["challenge score"],
+            f"N read as AF, {NOISE}": scores[NOISE]["N read as A"],
+        }
+        for name, found in results.items()
+        if split in found["scores"]
+    }
+
+
 def paired(
     results: dict[str, dict], split: str, claims: dict[str, tuple[tuple, tuple, str]]
 ) -> pd.DataFrame:
@@ -91,8 +108,8 @@ def paired(
     ).T
 
 
-def seeds_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Every seed's value, their mean and standard deviation, for each defence that was run with several.
+def seeds(table: pd.DataFrame, split: str) -> dict[str, dict[str, dict[int, float]]]:
+    """defence -> {measure: {seed: value}}, for each defence that was run with several seeds, leak-free.
 
     table : of `sweeps.tidy`.
     """
@@ -105,18 +122,31 @@ def seeds_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
         "challenge score, every class attacked": (EVERY_CLASS, "challenge score"),
         f"N read as A, {NOISE}": (NOISE, "N read as A"),
     }
-    rows = {}
-    leakfree = table[(table["split"] == split) & (table["protocol"] != "original")]
+    leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
+    found = {}
     for defence, runs in leakfree.groupby("defence", sort=False):
-        if runs["seed"].nunique() < 2:
-            continue
-        for words, (attack, measure) in picked.items():
-            one = runs[(runs["attack"] == attack) & (runs["measure"] == measure)]
-            values = one.set_index("seed")["value"].astype(float)
-            rows[defence, words] = {
-                **{f"seed {seed}": f"{value:.2f}" for seed, value in values.items()},
-                "mean ± SD": f"{values.mean():.2f} ± {values.std():.2f}",
+        if runs["seed"].nunique() > 1:
+            found[defence] = {
+                words: runs[(runs["attack"] == attack) & (runs["measure"] == measure)]
+                .set_index("seed")["value"]
+                .astype(float)
+                .to_dict()
+                for words, (attack, measure) in picked.items()
             }
+    return found
+
+
+def seeds_table(found: dict[str, dict[str, dict[int, float]]]) -> pd.DataFrame:
+    """Every seed's value of `seeds`, their mean and standard deviation."""
+    rows = {
+        (defence, measure): {
+            **{f"seed {seed}": f"{value:.2f}" for seed, value in values.items()},
+            "mean": f"{np.mean(list(values.values())):.2f}",
+            "SD": f"{np.std(list(values.values()), ddof=1):.2f}",
+        }
+        for defence, measures in found.items()
+        for measure, values in measures.items()
+    }
     return pd.DataFrame(rows).T.rename_axis(["defence", "measure"])
 
 

@@ -102,6 +102,31 @@ def forest(
 
 
 @style.context(STYLE)
+def seeds_figure(found: dict[str, dict[str, dict[int, float]]], subtitle: str) -> Figure:
+    """Every seed's value as a dot, their mean as a bar: a row for each measure, a colour for each defence.
+
+    found : defence -> {measure: {seed: value}}, of `comparisons.seeds`
+    """
+    rows = list(next(iter(found.values())))
+    fig = PlainFigure(figsize=(8.6, 1.8 + 0.42 * len(rows)), layout="constrained")
+    head(fig, "The same recipe, other seeds: dots are runs, bars their means", subtitle)
+    ax = fig.subplots()
+    apart = np.linspace(-0.26, 0.26, len(found)) if len(found) > 1 else [0.0]
+    looks = zip(found.items(), colours_of(list(found)), apart, MARKERS, strict=False)
+    for (defence, measures), colour, offset, marker in looks:
+        for row, what in enumerate(rows):
+            values = list(measures[what].values())
+            at, label = row + offset, defence if row == 0 else None
+            ax.plot(values, [at] * len(values), marker, color=colour, ms=4.5, ls="", label=label)
+            ax.plot([np.mean(values)] * 2, [at - 0.11, at + 0.11], color=colour, lw=2)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(-0.01, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel="score or share")
+    tidy(ax, "")
+    legend_below(fig, ax.get_legend_handles_labels()[0])
+    return fig
+
+
+@style.context(STYLE)
 def loss_figure(paths: dict[str, dict], subtitle: str, marked_step: int) -> Figure:
     """The attacker's loss at every step: median over recordings, and the middle 90 %.
 

@@ -1,0 +1,301 @@
+"""Scores of a run, its card, plans and sweeps, and the tables that compare runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import small_network
+
+from ecgnb import cards, comparisons, metrics, recipes, scoring, sweeps
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation import AF
+from ecgnb.gradients import InputGradient
+
+HISTORY = pd.DataFrame(
+    {
+        "epoch": [1, 2],
+        "loss": [1.0, 0.9],
+        "dev challenge score": [0.6, 0.5],
+        "criterion": [0.6, 0.5],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def scored(demo_dev):
+    """A small network's scores on a few recordings of each class, and the network."""
+    keras.utils.set_random_seed(4)
+    model = small_network()
+    part = demo_dev.take(np.concatenate([np.flatnonzero(demo_dev.y == c)[:4] for c in range(4)]))
+    victim = InputGradient(model, 8)
+    return scoring.score(victim, part, "small", start=victim, seed=1), model, part
+
+
+def test_scores_are_those_of_the_readings(scored):
+    found, model, part = scored
+    y = scoring.classes(found["labels"])
+    assert (y == part.y).all() and found["records"] == part.names.tolist()
+    clean = scoring.classes(found["read as"]["nothing attacked"])
+    assert (clean == np.asarray(model(part.x, training=False)).argmax(axis=1)).all()
+    assert found["clean"] == metrics.scores(y, clean, 1)
+    for attack, scores in found["attacked"].items():
+        read = scoring.classes(found["read as"][attack])
+        assert (read[y != AF] == clean[y != AF]).all()
+        assert scores["AF recall"]["value"] == (read[y == AF] == AF).mean()
+    assert set(found["attacked"]) == {*scoring.THREATS, scoring.STORED}
+    # The model that training started from is this very model: stored is fresh.
+    assert found["read as"][scoring.STORED] == found["read as"][comparisons.Z]
+    everyone = scoring.classes(found["read as"][scoring.EVERY_CLASS])
+    assert (everyone == y).sum() <= (clean == y).sum()
+
+
+def test_a_tidy_row_is_a_score(scored):
+    found = scored[0]
+    table = pd.DataFrame(scoring.rows(found))
+    assert not table.duplicated(["attack", "measure"]).any()
+    one = table[(table["attack"] == "none") & (table["measure"] == "F1 N")].iloc[0]
+    assert one["value"] == found["clean"]["F1 N"]["value"]
+    assert [one["low"], one["high"]] == found["clean"]["F1 N"]["ci95"]
+
+
+def test_a_paired_difference_is_that_of_the_scores_and_its_interval_covers_it():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 400)
+    a, b = (np.where(rng.random(400) < p, y, rng.integers(0, 4, 400)) for p in (0.5, 0.8))
+
+    def f1(counts):
+        return metrics.f1_scores(counts)[..., 0]
+
+    found = metrics.compare_scores(y, a, b, f1)
+    values = [f1(metrics.confusion(y, read)) for read in (a, b)]
+    assert found["value"] == pytest.approx(values[1] - values[0])
+    assert found["ci95"][0] < found["value"] < found["ci95"][1] and found["p"] < 0.01
+    turned = metrics.compare_scores(y, b, a, f1)
+    assert turned["value"] == pytest.approx(-found["value"])
+    same = metrics.compare_scores(y, a, a, f1)
+    assert same == {"value": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
+    # Pairing counts: two readers who err on the same recordings differ by less than two who do not.
+    nearly = a.copy()
+    nearly[np.flatnonzero(a != y)[:5]] = y[np.flatnonzero(a != y)[:5]]
+    alone = metrics.compare_scores(y, a, nearly, metrics.challenge_score)
+    assert np.diff(alone["ci95"]) < np.diff(found["ci95"]) / 2
+
+
+def test_settings_are_read_from_text():
+    assert recipes.changes("dropout=0.5 cosine=false target= steps=3 select=last") == {
+        "dropout": 0.5,
+        "cosine": False,
+        "target": "",
+        "steps": 3,
+        "select": "last",
+    }
+    assert recipes.changes("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("drop=0.5", "no such setting"), ("steps=x", "steps=<int>"), ("cosine=1", "cosine=<bool>")],
+)
+def test_settings_that_cannot_be_read_are_refused(text, message):
+    with pytest.raises(EcgnbError, match=message):
+        recipes.changes(text)
+
+
+PLAN = """name,DEFENCE,START,SEED,EPOCHS,DATA,SPLITS,CHANGES
+one,baseline,,3,1,demo,,batch_size=64
+two,fast,one,3,1,demo,validation,per_class=6 steps=1
+three,fast,baseline,4,1,demo,,per_class=6
+"""
+
+
+@pytest.fixture
+def plan(tmp_path) -> Path:
+    path = tmp_path / "plan.csv"
+    path.write_text(PLAN)
+    return path
+
+
+def test_a_plan_brings_what_a_run_starts_from(plan):
+    assert list(sweeps.read_plan(plan, [])) == ["one", "two", "three"]
+    assert list(sweeps.read_plan(plan, ["two"])) == ["one", "two"]
+    assert list(sweeps.read_plan(plan, ["three"])) == ["three"]
+    assert sweeps.read_plan(plan, ["one"])["one"] == {
+        **{"DEFENCE": "baseline", "SEED": "3", "EPOCHS": "1", "DATA": "demo"},
+        "CHANGES": "batch_size=64",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "only", "message"),
+    [
+        (PLAN, ["four"], "no run four; it has one, two, three"),
+        (PLAN + "one,fast,,1,1,,,\n", [], "a name of its own"),
+        (PLAN.replace("fast,one", "fast,three"), [], "two starts from three; put that run above"),
+        ("DEFENCE\nfast\n", [], "a name of its own"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(text, only, message, plan):
+    plan.write_text(text)
+    with pytest.raises(EcgnbError, match=message):
+        sweeps.read_plan(plan, only)
+
+
+def test_a_plan_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(EcgnbError, match=r"nowhere\.csv: no plan"):
+        sweeps.read_plan(tmp_path / "nowhere.csv", [])
+
+
+class Papermill:
+    """Stands in for papermill: notes the calls, leaves a result; fails for the runs it is told."""
+
+    def __init__(self, failing: str = ""):
+        self.calls, self.failing = [], failing
+
+    def __call__(self, command, env, stdout, stderr, check):
+        words = iter(command[command.index("-p") :])
+        given = {next(words): next(words) for word in words if word == "-p"}
+        self.calls.append((given, env))
+        if given["NAME"] == self.failing:
+            stdout.write("…\nValueError: it broke\n")
+            return subprocess.CompletedProcess(command, 1)
+        result = {"kept": {"epoch": 1, "dev F1 A": 0.5}, "scores": {}}
+        (Path(given["OUT"]) / "result.json").write_text(json.dumps(result))
+        return subprocess.CompletedProcess(command, 0)
+
+
+def test_a_sweep_runs_what_is_not_finished_and_hands_models_on(plan, tmp_path, monkeypatch):
+    papermill = Papermill()
+    monkeypatch.setattr(subprocess, "run", papermill)
+    table = sweeps.sweep(plan, tmp_path / "runs", jobs=2)
+    calls = {given["NAME"]: given for given, _ in papermill.calls}
+    assert set(calls) == {"one", "two", "three"}
+    order = [given["NAME"] for given, _ in papermill.calls]
+    assert order.index("one") < order.index("two")
+    assert calls["two"]["START"] == str(tmp_path / "runs/one/models/one.keras")
+    assert calls["three"]["START"] == "baseline" and "START" not in calls["one"]
+    assert calls["one"]["REMAKE"] == f"python -m ecgnb sweep {plan} runs --only one"
+    assert table["run"].tolist() == ["one", "two", "three"] and set(table["split"]) == {"dev"}
+    assert table.equals(pd.read_csv(tmp_path / "runs" / "results.csv").astype(table.dtypes))
+    sweeps.sweep(plan, tmp_path / "runs")
+    assert len(papermill.calls) == 3
+    plan.write_text(PLAN.replace("fast,one,3", "fast,one,5"))
+    sweeps.sweep(plan, tmp_path / "runs")
+    assert [given["NAME"] for given, _ in papermill.calls[3:]] == ["two"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(plan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "run", Papermill(failing="one"))
+    with pytest.raises(EcgnbError, match="1 of 3 runs failed: one"):
+        sweeps.sweep(plan, tmp_path / "runs")
+    assert "one: ValueError: it broke; see" in capsys.readouterr().err
+    assert set(pd.read_csv(tmp_path / "runs" / "results.csv")["run"]) == {"two", "three"}
+
+
+def test_a_sweep_through_papermill_trains_scores_and_writes_cards(plan, tmp_path):
+    table = sweeps.sweep(plan, tmp_path / "runs", only=["two"])
+    assert table.groupby("run")["split"].unique().map(set).to_dict() == {
+        "one": {"dev"},
+        "two": {"dev", "validation"},
+    }
+    card = (tmp_path / "runs/two/card.md").read_text()
+    assert "started from | the weights of one" in card and "DEMO (SYNTHETIC)" in card
+    assert "sweep" in card and "--only two" in card
+    assert str(tmp_path / "runs") not in card
+    result = json.loads((tmp_path / "runs/two/result.json").read_text())
+    kept = keras.models.load_model(tmp_path / "runs/two/models/two.keras")
+    norms = [np.linalg.norm(w) for w in kept.get_weights()]
+    assert result["weights"]["norms"] == pytest.approx(norms)
+    rows = table[(table["run"] == "two") & (table["split"] == "validation")]
+    assert {"none", scoring.EVERY_CLASS, scoring.NOISE, *scoring.THREATS} <= set(rows["attack"])
+
+
+def made(name: str, scored, protocol: str = "leakfree", **recipe) -> dict:
+    """A result with real scores of the small network, under any name."""
+    found, model, _ = scored
+    settings = {"defence": name, "select": "best", "seed": 2017, "epochs": 2} | recipe
+    settings["recordings"] = (
+        f"DEMO (SYNTHETIC), train, labels v3, protocol {protocol}, 9 recordings"
+    )
+    return cards.result(name, settings, HISTORY, {"validation": found, "test": found}, model)
+
+
+def test_a_card_says_what_was_kept_and_how_to_remake_it(scored):
+    card = cards.card(made("trades", scored, beta=6.0), "/somewhere/first.keras", "make it")
+    assert "| kept | epoch 1 of 2: the best on dev" in card
+    assert "the weights of first |" in card and "/somewhere" not in card
+    assert "```bash\nmake it\n```" in card and "beta 6.0" in card
+    last = cards.card(made("static", scored, select="last"), "", "")
+    assert "| kept | epoch 2 of 2: the last" in last and "random weights" in last
+
+
+def test_the_results_table_puts_the_originals_figures_where_they_belong(scored):
+    results = {"adaptive": made("adaptive", scored), "fast": made("fast", scored, "original")}
+    table = comparisons.results_table(results, ("validation", "test"))
+    assert table.index.tolist() == [
+        ("adaptive", "leakfree", "validation"),
+        ("adaptive", "leakfree", "test"),
+        ("fast", "original", "validation"),
+        ("fast", "original", "test"),
+    ]
+    assert table["F1 A, original"].tolist() == ["0.87", "—", "—", "—"]
+
+
+def test_claims_are_tested_on_pairs(scored):
+    results = {"a": made("static", scored), "b": made("static", scored)}
+    clean, fresh = "nothing attacked", comparisons.Z
+    claims = {
+        "nothing": (("a", clean), ("b", clean), "F1 A"),
+        "attacked": (("a", clean), ("b", fresh), "AF recall"),
+    }
+    table = comparisons.paired(results, "validation", claims)
+    assert table.loc["nothing", "difference"] == "+0.00 [+0.00, +0.00]"
+    before, after = (scored[0]["read as"][key] for key in (clean, fresh))
+    y = scored[0]["labels"]
+    shares = [
+        np.mean([r == "A" for r, label in zip(read, y, strict=True) if label == "A"])
+        for read in (before, after)
+    ]
+    assert table.loc["attacked", "difference"].startswith(f"{shares[1] - shares[0]:+.2f}")
+
+
+def test_seeds_stand_side_by_side_and_single_runs_are_left_out():
+    values = {("fast", 1): 0.5, ("fast", 2): 0.7, ("fast", 3): 0.6, ("static", 1): 0.4}
+    table = pd.DataFrame(
+        {
+            **{"defence": d, "seed": s, "protocol": "leakfree", "split": "test"},
+            **{"attack": "none", "measure": measure, "value": value},
+        }
+        for (d, s), value in values.items()
+        for measure in ("F1 A", "challenge score")
+    )
+    found = comparisons.seeds(table, "test")
+    assert list(found) == ["fast"] and found["fast"]["F1 A"] == {1: 0.5, 2: 0.7, 3: 0.6}
+    complete = {d: {m: v for m, v in measures.items() if v} for d, measures in found.items()}
+    row = comparisons.seeds_table(complete).loc[("fast", "F1 A")]
+    assert row.to_dict() == {
+        **{"seed 1": "0.50", "seed 2": "0.70", "seed 3": "0.60"},
+        **{"mean": "0.60", "SD": "0.10"},
+    }
+
+
+def test_the_ablation_tells_what_a_change_is_worth_and_whether_it_was_taken_over():
+    scores = {
+        "r1": ("", 0.80),
+        "r2": ("", 0.82),
+        "a": ("dropout=0.5", 0.70),
+        "b": ("noise=0", 0.83),
+    }
+    table = pd.DataFrame(
+        {"run": run, "split": "dev", "changes": text or None, "measure": measure, "value": value}
+        for run, (text, value) in scores.items()
+        for measure in ("challenge score", "F1 A")
+    )
+    found = comparisons.ablation_table(table, {"dropout": 0.2, "noise": 0.0})
+    assert found["less the reference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.020"]
+    assert found.loc["dropout=0.5", "kept"] == "no" and found.loc["noise=0", "kept"] == "yes"
