@@ -32,6 +32,8 @@ FIGURES = {
         "evaluation_spectra",
         "evaluation_certified",
     },
+    "05_training": {"training_curves"},
+    "06_results": {"results_models", "results_seeds", "results_training"},
 }
 TINY = {
     "00_data": {},
@@ -44,6 +46,12 @@ TINY = {
         "PER_CLASS": 2,
         "MODELS": "baseline",
         "TWINS": "static",
+    },
+    "05_training": {
+        "DEFENCE": "fast",
+        "EPOCHS": 1,
+        "CHANGES": "per_class=6",
+        "SPLITS": "validation",
     },
 }
 
@@ -62,7 +70,7 @@ def papermill(name: str, folder: Path, **parameters) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", TINY)
 def test_papermill_runs_it_on_the_demo_set_with_tiny_training(name, tmp_path):
     out = tmp_path / "out"
     done = papermill(name, tmp_path, DATA="demo", OUT=out, **TINY[name])

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import small_network
+from test_notebooks import FIGURES, papermill
 
 from ecgnb import cards, comparisons, metrics, recipes, scoring, sweeps
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import AF
+from ecgnb.files import write_json
 from ecgnb.gradients import InputGradient
 
 HISTORY = pd.DataFrame(
@@ -218,7 +220,13 @@ def test_a_sweep_through_papermill_trains_scores_and_writes_cards(plan, tmp_path
 def made(name: str, scored, protocol: str = "leakfree", **recipe) -> dict:
     """A result with real scores of the small network, under any name."""
     found, model, _ = scored
-    settings = {"defence": name, "select": "best", "seed": 2017, "epochs": 2} | recipe
+    settings = {
+        "defence": name,
+        "select": "best",
+        "seed": 2017,
+        "epochs": 2,
+        "dropout": 0.2,
+    } | recipe
     settings["recordings"] = (
         f"DEMO (SYNTHETIC), train, labels v3, protocol {protocol}, 9 recordings"
     )
@@ -262,6 +270,38 @@ def test_claims_are_tested_on_pairs(scored):
         for read in (before, after)
     ]
     assert table.loc["attacked", "difference"].startswith(f"{shares[1] - shares[0]:+.2f}")
+
+
+def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):
+    """Real scores of the small network on the demo set stand in for every run."""
+    results, out, plan = tmp_path / "results", tmp_path / "out", []
+    for name in comparisons.SHIPPED:
+        protocol, defence = (
+            "original" if name.startswith("original") else "leakfree",
+            name.split("-")[-1],
+        )
+        found = made(defence if defence in recipes.DEFENCES else "baseline", scored, protocol)
+        if protocol == "original":
+            del found["scores"]["test"]
+        write_json(results / f"{name}.json", found)
+        plan += [
+            {"run": name, "defence": defence, "protocol": protocol, "seed": seed, "split": "test"}
+            | row
+            for row in scoring.rows(scored[0])
+            for seed in (1, 2)
+        ]
+    pd.DataFrame(plan).to_csv(results / "runs.csv", index=False)
+    dev = {"split": "dev", "value": 0.8, "seed": 1}
+    pd.DataFrame(
+        {"run": run, "changes": text, "measure": measure} | dev
+        for run, text in (("reference", ""), ("dropout-0", "dropout=0"))
+        for measure in ("challenge score", "F1 A")
+    ).to_csv(results / "ablation.csv", index=False)
+    done = papermill("06_results", tmp_path, RESULTS=results, OUT=out, HISTORIES="static adaptive")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for figure in FIGURES["06_results"]:
+        assert json.loads((out / f"{figure}.json").read_text())["data"] == "DEMO (SYNTHETIC)"
+        assert (out / f"{figure}.png").stat().st_size > 10_000
 
 
 def test_seeds_stand_side_by_side_and_single_runs_are_left_out():

@@ -15,6 +15,10 @@ from ecgnb.scoring import EVERY_CLASS, NOISE, THREATS, classes
 
 Z, UV = THREATS
 TURNED = "AF read as N under attack, of AF found clean"
+SHIPPED = (  # the runs of the results table, in its order
+    *("original-baseline", "original-static", "original-adaptive", "baseline-as-published"),
+    *("baseline", "static", "adaptive", "all-classes"),
+)
 MEASURES: dict[str, Callable] = {
     "F1 A": lambda counts: metrics.f1_scores(counts)[..., 0],
     "challenge score": metrics.challenge_score,
@@ -59,6 +63,26 @@ def results_table(results: dict[str, dict], splits: tuple[str, ...]) -> pd.DataF
             }
     table = pd.DataFrame(rows).T
     return table.rename_axis(["run", "protocol", "split"])
+
+
+def results_markdown(folder: Path) -> str:
+    """`results_table` of the shipped models, from their stored results, as the README has it."""
+    results = read_results(folder / "results", list(SHIPPED))
+    table = results_table(results, ("validation", "test"))
+    few = ["F1 N", "F1 O", "F1 ~", f"F1 A, {UV}", f"turned, {UV}"]
+    lines = table.drop(columns=few).reset_index()
+    heads = {
+        "{data}, labels {labels}, seed {seed}".format(**scores["about"])
+        for found in results.values()
+        for scores in found["scores"].values()
+    }
+    return "\n".join([*sorted(heads), "", markdown(lines)])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, without its index."""
+    rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def by_measure(results: dict[str, dict], split: str) -> dict[str, dict[str, dict]]:

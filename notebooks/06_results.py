@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 RESULTS = "figures/results"  # folder with a result a run (.json), runs.csv and ablation.csv
-RUNS = "baseline static adaptive all-classes baseline-as-published original-baseline original-static original-adaptive"  # runs of the tables
+RUNS = ""  # runs of the tables, split by spaces; "" is the shipped ones
 HISTORIES = "static adaptive all-classes"  # runs whose training is drawn
 OUT = "out"  # folder for figures; a relative path counts from the repository's root
 
@@ -32,9 +32,9 @@ from ecgnb.scoring import STORED
 
 notebook.check_parameters()
 out, stored = notebook.output_folder(OUT), notebook.ROOT / RESULTS
-results = comparisons.read_results(stored, RUNS.split())
-about = next(iter(results.values()))["scores"]["validation"]["about"] | {"model": RUNS}
-title = "CinC 2017, labels v3"
+results = comparisons.read_results(stored, RUNS.split() or list(comparisons.SHIPPED))
+about = next(iter(results.values()))["scores"]["validation"]["about"] | {"model": " ".join(results)}
+title = f"{about['data']}, labels {about['labels']}"
 CLEAN = "nothing attacked"
 
 # %% [markdown]
@@ -130,7 +130,7 @@ comparisons.seeds_table(found)
 # %%
 histories = {name: pd.read_csv(path_of(name).with_suffix(".csv")) for name in HISTORIES.split()}
 kept = {name: int(results[name]["kept"]["epoch"]) for name in histories}
-figure = plots.learning_curves(histories, "CinC 2017, dev fold", kept)
+figure = plots.learning_curves(histories, f"{title}, dev fold", kept)
 curves = {name: history.to_dict("list") for name, history in histories.items()}
 canvas.save(figure, out / "results_training.png", about | {"kept": kept, "histories": curves})
 display(figure)
