@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
-from ecgnb.report import demo_line, results_table
+from ecgnb.comparisons import claims_markdown, results_markdown
+from ecgnb.report import demo_line
 from ecgnb.tables import headline_markdown
 
 
@@ -62,7 +63,7 @@ def test_models_are_small_enough_to_ship():
 
 def test_the_readmes_numbers_come_from_the_json():
     readme = (ROOT / "README.md").read_text()
-    for table in (results_table, headline_markdown, demo_line):
+    for table in (results_markdown, claims_markdown, headline_markdown, demo_line):
         assert table(ROOT / "figures") in readme, table.__name__
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import small_network
+from conftest import ROOT, small_network
 from test_notebooks import FIGURES, papermill
 
 from ecgnb import cards, comparisons, metrics, recipes, scoring, sweeps
+from ecgnb import model as network
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import AF
 from ecgnb.files import write_json
 from ecgnb.gradients import InputGradient
+from ecgnb.store import digest
 
 HISTORY = pd.DataFrame(
     {
@@ -339,3 +342,32 @@ def test_the_ablation_tells_what_a_change_is_worth_and_whether_it_was_taken_over
     found = comparisons.ablation_table(table, {"dropout": 0.2, "noise": 0.0})
     assert found["less the reference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.020"]
     assert found.loc["dropout=0.5", "kept"] == "no" and found.loc["noise=0", "kept"] == "yes"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.keras")), ids=lambda p: p.stem)
+def test_every_shipped_model_has_its_card_history_and_recipe(path):
+    """And the card is that of these weights."""
+    found = json.loads((ROOT / "figures" / "results" / f"{path.stem}.json").read_text())
+    weights = network.load(path).get_weights()
+    assert found["weights"]["sha256"] == digest(*(np.asarray(w) for w in weights))
+    card = path.with_suffix(".md").read_text()
+    assert found["weights"]["sha256"][:16] in card
+    assert f"python -m ecgnb sweep models/runs.csv runs --only {path.stem}\n" in card
+    assert all(line in card for line in cards.score_lines(found["scores"]))
+    recipe = json.loads(path.with_suffix(".json").read_text())
+    assert recipe == found["recipe"] and recipe["recordings"]
+    assert len(pd.read_csv(path.with_suffix(".csv"))) == recipe["epochs"]
+
+
+def test_the_command_on_a_card_remakes_the_committed_run(tmp_path):
+    """A short run on the demo set: the weights' norms, in case a processor rounds differently; and its scores."""
+    stored = json.loads((ROOT / "figures" / "results" / "demo.json").read_text())
+    card = (ROOT / "models" / "demo.md").read_text()
+    command = card.split("```bash\n")[1].split("\n```")[0]
+    words = command.replace(" runs ", f" {tmp_path} ").split()
+    subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    made = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert made["weights"]["norms"] == pytest.approx(stored["weights"]["norms"], rel=1e-3)
+    assert made["recipe"] == stored["recipe"]
+    clean = [one["scores"]["validation"]["clean"]["challenge score"] for one in (made, stored)]
+    assert clean[0]["value"] == pytest.approx(clean[1]["value"], abs=0.05)

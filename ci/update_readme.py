@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ecgnb.comparisons import claims_markdown, results_markdown
 from ecgnb.files import write_atomically
-from ecgnb.report import demo_line, results_table
+from ecgnb.report import demo_line
 from ecgnb.tables import headline_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +16,12 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     figures, readme = ROOT / "figures", ROOT / "README.md"
     text = readme.read_text()
-    tables = {"results": results_table, "robustness": headline_markdown, "demo": demo_line}
+    tables = {
+        "results": results_markdown,
+        "claims": claims_markdown,
+        "robustness": headline_markdown,
+        "demo": demo_line,
+    }
     for name, table in tables.items():
         block = f"<!-- {name} -->\n{table(figures)}\n<!-- /{name} -->"
         pattern = f"<!-- {name} -->.*<!-- /{name} -->"

@@ -11,7 +11,7 @@ import pandas as pd
 from ecgnb import metrics
 from ecgnb.recipes import changes
 from ecgnb.report import ORIGINAL, brief, read_json
-from ecgnb.scoring import EVERY_CLASS, NOISE, THREATS, classes
+from ecgnb.scoring import EVERY_CLASS, NOISE, STORED, THREATS, classes
 
 Z, UV = THREATS
 TURNED = "AF read as N under attack, of AF found clean"
@@ -19,6 +19,16 @@ SHIPPED = (  # the runs of the results table, in its order
     *("original-baseline", "original-static", "original-adaptive", "baseline-as-published"),
     *("baseline", "static", "adaptive", "all-classes"),
 )
+CLEAN = "nothing attacked"
+PLAIN, LEAKY = ("baseline-as-published", CLEAN), ("original-baseline", CLEAN)
+CLAIMS = {  # words -> (run, attack), (run, attack), measure: the second less the first
+    "what the leak adds": (PLAIN, LEAKY, "F1 A"),
+    "what the leak adds, all classes": (PLAIN, LEAKY, "challenge score"),
+    "static: fresh attack less stored one": (("static", STORED), ("static", Z), "AF recall"),
+    "adaptive less baseline, clean": (("baseline", CLEAN), ("adaptive", CLEAN), "F1 A"),
+    "adaptive less baseline, clean, with the leak": (LEAKY, ("original-adaptive", CLEAN), "F1 A"),
+}
+FAIR = [w for w, (*sides, _) in CLAIMS.items() if not any("original" in run for run, _ in sides)]
 MEASURES: dict[str, Callable] = {
     "F1 A": lambda counts: metrics.f1_scores(counts)[..., 0],
     "challenge score": metrics.challenge_score,
@@ -77,6 +87,17 @@ def results_markdown(folder: Path) -> str:
         for scores in found["scores"].values()
     }
     return "\n".join([*sorted(heads), "", markdown(lines)])
+
+
+def claims_markdown(folder: Path) -> str:
+    """`CLAIMS` tested on the validation set, and on the test fold where both models may be judged there."""
+    results = read_results(folder / "results", list(SHIPPED))
+    tables = {
+        "validation": paired(results, "validation", CLAIMS),
+        "test": paired(results, "test", {words: CLAIMS[words] for words in FAIR}),
+    }
+    both = pd.concat(tables, names=["split", "claim"]).reset_index()
+    return markdown(both[["claim", "split", "measure", "difference", "p", "p, Holm"]])
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -28,14 +28,12 @@ from IPython.display import display
 
 from ecgnb import canvas, comparisons, evaluation_plots, notebook, plots
 from ecgnb.model import path_of
-from ecgnb.scoring import STORED
 
 notebook.check_parameters()
 out, stored = notebook.output_folder(OUT), notebook.ROOT / RESULTS
 results = comparisons.read_results(stored, RUNS.split() or list(comparisons.SHIPPED))
 about = next(iter(results.values()))["scores"]["validation"]["about"] | {"model": " ".join(results)}
 title = f"{about['data']}, labels {about['labels']}"
-CLEAN = "nothing attacked"
 
 # %% [markdown]
 # ## The baseline: what was tried
@@ -81,30 +79,10 @@ display(figure)
 # hold zero: there the claim is not shown.
 
 # %%
-plain, leak = ("baseline-as-published", CLEAN), ("original-baseline", CLEAN)
-claims = {
-    "the leak: what it adds to AF F1": (plain, leak, "F1 A"),
-    "the leak: what it adds to the challenge score": (plain, leak, "challenge score"),
-    "static: fresh attack less stored one": (
-        ("static", STORED),
-        ("static", comparisons.Z),
-        "AF recall",
-    ),
-    "adaptive: clean AF F1 less the baseline's": (
-        ("baseline", CLEAN),
-        ("adaptive", CLEAN),
-        "F1 A",
-    ),
-    "the same with the leak": (leak, ("original-adaptive", CLEAN), "F1 A"),
-}
-comparisons.paired(results, "validation", claims)
+comparisons.paired(results, "validation", comparisons.CLAIMS)
 
 # %%
-fair = {
-    words: claim
-    for words, claim in claims.items()
-    if not any("original" in s[0] for s in claim[:2])
-}
+fair = {words: comparisons.CLAIMS[words] for words in comparisons.FAIR}
 comparisons.paired(results, "test", fair)
 
 # %% [markdown]
