@@ -83,7 +83,7 @@ def forest(
     head(fig, title, subtitle)
     ax = fig.subplots()
     apart = np.linspace(-0.24, 0.24, len(models)) if len(models) > 1 else [0.0]
-    colours = colours_of(list(models))
+    colours = colours_of(list(models), distinct=True)
     for (name, rates), colour, offset, marker in zip(
         models.items(), colours, apart, MARKERS, strict=False
     ):
