@@ -64,7 +64,7 @@ def sweep(path: Path, folder: Path, only: list[str] = (), jobs: int = 1) -> pd.D
     """
     plan = read_plan(path, only)
     ended = {name: threading.Event() for name in plan}
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, _cores() // jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     failed = []
 
@@ -91,6 +91,13 @@ def sweep(path: Path, folder: Path, only: list[str] = (), jobs: int = 1) -> pd.D
     if failed:
         raise EcgnbError(f"{len(failed)} of {len(plan)} runs failed: {', '.join(failed)}")
     return table
+
+
+def _cores() -> int:
+    """Cores that this process may use (where the system does not tell, all)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _run(name: str, plan: dict, folder: Path, environment: dict[str, str], remake: str) -> None:
