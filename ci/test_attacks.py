@@ -7,6 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from conftest import small_network
 from keras import layers
 from scipy.optimize import linprog
 
@@ -255,6 +256,82 @@ def test_stopping_at_success_counts_any_iterate_and_loses_none(linear, batch, go
     clean = goal.reached(gradient.logits(batch[0]), batch[1])
     expected = [1 if clean[i] else min(first[i] + 1, 10) for i in range(5)]
     assert stopped.iterations.tolist() == expected
+
+
+@pytest.mark.real
+def test_leaving_early_changes_no_verdict_of_the_baseline(validation):
+    """Against the plain loop: all steps for all recordings, turned if any iterate reaches the goal.
+
+    Recording by recording, so that rounding does not depend on who else is in the batch.
+    """
+    victim, steps = InputGradient(network.load("baseline"), batch_size=1), 8
+    posed = Threat().on(validation.of_class("A").take(slice(0, 10)))
+    now, first = posed.x, np.full(len(posed), np.inf)  # read at which the goal is first reached
+    for step in range(1, steps + 2):
+        _, logits, slope = victim.value_and_gradient(now, posed.y, posed.targets)
+        first = np.where(posed.goal.reached(logits, posed.y), np.minimum(first, step), first)
+        now = posed.ball.project(now + 0.1 * posed.ball.step(slope))
+    found = pgd(victim, posed, steps=steps, until_success=True)
+    assert (found.success == np.isfinite(first)).all()
+    assert (found.iterations == np.minimum(first, steps)).all()
+    assert 0 < found.success.sum() < len(posed)  # else equal verdicts would say nothing
+
+
+@pytest.mark.parametrize("draft_says", [0, 1])
+def test_a_draft_decides_nothing(two_sided, batch, draft_says):
+    """Cheap logits that call every recording turned, or none, change no verdict and stop no search."""
+    victim, w = two_sided
+
+    class Drafting:
+        draft, logits = True, staticmethod(victim.logits)
+
+        def value_and_gradient(self, x, y, targets, loss=cross_entropy):
+            value, _, slope = victim.value_and_gradient(x, y, targets, loss)
+            return value, np.eye(4, dtype=np.float32)[np.full(len(x), draft_says)], slope
+
+    most = 0.001 * np.abs(w).sum()
+    x = np.concatenate([_at_distance(batch[0][:2], w, share * most) for share in (-0.5, -1.1)])
+    posed = problem(x, np.zeros(4, int), 0.001)
+    for name in ("PGD", "FGSM", "APGD-CE", "SAP"):
+        plain, drafted = (ATTACKS[name](v, posed) for v in (victim, Drafting()))
+        assert (drafted.success == plain.success).all(), name
+        assert np.allclose(victim.logits(drafted.x), drafted.logits, atol=1e-3), name
+        assert _inside(posed, drafted.x)
+    stopped = pgd(Drafting(), posed, steps=8, step=0.2, until_success=True)
+    assert stopped.success.tolist() == [True, True, False, False]
+    # Unless a draft calls it turned, a recording is read exactly at the end only.
+    assert (stopped.iterations[:2] < 8).all() == draft_says and (stopped.iterations[2:] == 8).all()
+
+
+def test_bfloat16_climbs_with_the_same_weights_and_judges_in_float32(batch):
+    keras.utils.set_random_seed(3)
+    model = small_network()
+    plain, rough = InputGradient(model, 4), InputGradient(model, 4, precision="bfloat16")
+    posed = problem(*batch, 0.05, Goal(None))
+    for _ in range(2):
+        aims = (posed.x, posed.y, posed.targets)
+        one, other = plain.value_and_gradient(*aims)[2], rough.value_and_gradient(*aims)[2]
+        assert (one != other).any() and np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
+        found = pgd(rough, posed, steps=5, until_success=True)
+        assert np.allclose(found.logits, plain.logits(found.x), atol=1e-5)
+        assert (found.success == posed.goal.reached(plain.logits(found.x), posed.y)).all()
+        model.set_weights([1.5 * w for w in model.get_weights()])  # and follows when they change
+    with pytest.raises(EcgnbError, match="precision='float16'"):
+        InputGradient(model, precision="float16")
+
+
+def test_batches_that_shrink_compile_nothing_anew(two_sided, batch):
+    victim, w = two_sided
+    traced = []
+
+    def counted(z, y, t):
+        traced.append(1)
+        return cross_entropy(z, y, t)
+
+    most = 0.001 * np.abs(w).sum()
+    x = np.concatenate([_at_distance(batch[0][i : i + 1], w, -i * most / 5) for i in range(5)])
+    found = pgd(victim, problem(x, 0 * batch[1], 0.001), loss=counted, steps=9, until_success=True)
+    assert len(set(found.iterations)) > 2 and len(traced) == 1
 
 
 def test_the_goal_decides_success_and_direction(linear, batch):

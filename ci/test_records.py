@@ -59,7 +59,7 @@ def test_a_bad_recording_is_one_clear_error_or_a_counted_skip(
     (tmp_path / "data" / "RECORDS").write_text(f"{archive.records()[0]}\n{good}\n")
     kept = read_recordings(Archive(tmp_path / "data"), bad="skip")
     assert list(kept.names) == [good] and len(kept.skipped) == 1
-    assert not list((tmp_path / "cache").rglob("*.npz")), "a set with gaps must not be cached"
+    assert not list((tmp_path / "cache").rglob("*.npy")), "a set with gaps must not be cached"
 
 
 def test_a_record_listed_but_absent_is_named(tmp_path):
@@ -109,9 +109,22 @@ def test_the_second_read_comes_from_the_array_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ECGNB_CACHE", str(tmp_path / "cache"))
     archive = write(tmp_path / "data")
     first = read_recordings(archive)
-    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
-    monkeypatch.setattr("ecgnb.records.read_recording", lambda *_: pytest.fail("read again"))
-    assert (read_recordings(archive).samples == first.samples).all()
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
+    made = data.windows(first)
+    for again in ("ecgnb.records.read_recording", "ecgnb.data.window"):
+        monkeypatch.setattr(again, lambda *_: pytest.fail("made again"))
+    second = read_recordings(archive)
+    assert (second.samples == first.samples).all() and (second.digests == first.digests).all()
+    for name, array in data.windows(second).items():
+        assert (array == made[name]).all() and not array.flags.writeable, name
+
+
+def test_a_changed_recording_is_not_taken_from_the_array_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGNB_CACHE", str(tmp_path / "cache"))
+    first = read_recordings(write(tmp_path / "data"))
+    second = read_recordings(write(tmp_path / "data", mat=mat_bytes(ecg(20))))
+    assert len(first.samples) == 9000 and len(second.samples) == 6000
+    assert data.windows(second)["lengths"].tolist() == [6000]
 
 
 def test_without_network_or_mirror_the_demo_set_steps_in_loudly(tmp_path):

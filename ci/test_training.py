@@ -1,4 +1,4 @@
-"""Training on the demo set: kill and resume, one epoch's mix, statistics, several devices, JAX."""
+"""Training on the demo set: kill and resume, one epoch's mix, statistics, several devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from ecgnb import defences, losses, training
+from ecgnb import defences, training
 from ecgnb import model as network
 from ecgnb.__main__ import main
 from ecgnb.attacks import pgd
@@ -162,38 +162,6 @@ def test_gradients_on_two_devices_match_those_on_one():
         [sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, check=False
     )
     assert "GRADIENTS MATCH" in done.stdout, done.stderr[-2000:]
-
-
-JAX_RUN = """
-import sys, numpy as np
-from ecgnb import losses, model as network
-from ecgnb.gradients import BACKEND, InputGradient
-assert BACKEND == "jax"
-x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
-gradient, y = InputGradient(network.load(sys.argv[1]), 2), np.array([0, 1, 2])
-loss, logits, slope = gradient.value_and_gradient(x, y, np.array([0, 2, 1]), getattr(losses, sys.argv[3]))
-np.savez(sys.argv[2], loss=loss, logits=logits, slope=slope)
-"""
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "logit_ratio"])
-def test_jax_gives_the_same_gradients_as_tensorflow(tmp_path, start, name):
-    done = subprocess.run(
-        [sys.executable, "-c", JAX_RUN, str(start), str(tmp_path / "jax.npz"), name],
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
-    loss, logits, slope = InputGradient(network.load(start), 4).value_and_gradient(
-        x, np.array([0, 1, 2]), np.array([0, 2, 1]), getattr(losses, name)
-    )
-    with np.load(tmp_path / "jax.npz") as jax:
-        assert np.allclose(jax["loss"], loss, atol=1e-4)
-        assert np.allclose(jax["logits"], logits, atol=1e-4)
-        assert np.abs(jax["slope"] - slope).max() < 1e-4 * max(1, np.abs(slope).max())
 
 
 def test_a_wrong_defence_or_a_missing_start_is_named(demo_train, demo_dev, tmp_path):

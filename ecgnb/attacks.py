@@ -46,8 +46,9 @@ class AttackResult:
 class _Search:
     """The best seen so far of each recording, and what it cost."""
 
-    def __init__(self, problem: Problem, reads: int, progress: str):
+    def __init__(self, victim: Victim, problem: Problem, reads: int, progress: str):
         n = len(problem)
+        self.victim, self.draft = victim, getattr(victim, "draft", False)
         self.problem, self.x = problem, problem.x.copy()
         self.logits = np.zeros((n, len(CLASSES)), np.float32)
         self.margin, self.iterations = np.full(n, -np.inf), np.zeros(n, int)
@@ -65,9 +66,19 @@ class _Search:
         self.loss[-1][rows] = loss
         self.bar.update()
 
-    def see(self, rows: np.ndarray, x: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Keep what is better than before; returns where in `rows` the goal is not reached."""
-        margin = self.problem.goal.margin(logits, self.problem.y[rows])
+    def see(
+        self, rows: np.ndarray, x: np.ndarray, logits: np.ndarray, draft: bool = False
+    ) -> np.ndarray:
+        """Keep what is better than before; returns where in `rows` the goal is not reached.
+
+        draft : what reaches the goal by these logits is read again, and only by that is it turned.
+        """
+        goal, y = self.problem.goal, self.problem.y[rows]
+        margin = goal.margin(logits, y)
+        claimed = np.flatnonzero(draft & (margin > 0))
+        if len(claimed):
+            logits[claimed] = self.victim.logits(x[claimed])
+            margin[claimed] = goal.margin(logits[claimed], y[claimed])
         better = margin > self.margin[rows]
         self.margin[rows[better]] = margin[better]
         self.x[rows[better]], self.logits[rows[better]] = x[better], logits[better]
@@ -76,6 +87,9 @@ class _Search:
     def result(self) -> AttackResult:
         self.bar.update(self.bar.total - self.bar.n)
         self.bar.close()
+        if self.draft:
+            rest = np.flatnonzero(self.margin <= 0)
+            self.logits[rest] = self.victim.logits(self.x[rest])
         success = self.problem.goal.reached(self.logits, self.problem.y)
         loss = np.array(self.loss, np.float32).reshape(-1, len(self.x))
         return AttackResult(self.x, self.logits, success, self.iterations, loss)
@@ -110,7 +124,7 @@ def pgd(
     if restarts > 1 and not random_start:
         raise EcgnbError("several restarts from the same point are one; set random_start=True")
     aims = problem.targets if aims is None else aims
-    search = _Search(problem, restarts * steps, progress)
+    search = _Search(victim, problem, restarts * steps, progress)
     for restart in range(restarts):
         rows = search.rows(until_success)
         part = problem.rows(rows)
@@ -123,7 +137,7 @@ def pgd(
             value, logits, slope = victim.value_and_gradient(now, part.y, aims[rows], loss)
             search.read(rows, value)
             if until_success:
-                left = search.see(rows, now, logits)
+                left = search.see(rows, now, logits, search.draft)
                 rows, part, now, slope = rows[left], part.rows(left), now[left], slope[left]
             now = part.ball.project(now + step * part.ball.step(slope))
         search.see(rows, now, victim.logits(now))
@@ -148,7 +162,7 @@ def apgd(
     loss : `cross_entropy` or `logit_ratio`; aim : class that the loss steers to, if not the goal's own.
     """
     _positive(steps=steps, restarts=restarts)
-    search = _Search(problem, restarts * steps, progress)
+    search = _Search(victim, problem, restarts * steps, progress)
     for restart in range(restarts):
         rng = np.random.default_rng([seed, restart])
         _climb(victim, search, problem, loss, aim, steps, rng)
@@ -178,7 +192,7 @@ def _climb(victim, search, problem, loss, aim, steps, rng) -> None:
         aims = part.targets if aim is None else np.full(len(rows), aim)
         value, logits, slope = victim.value_and_gradient(now, part.y, aims, loss)
         search.read(rows, value)
-        left = search.see(rows, now, logits)
+        left = search.see(rows, now, logits, search.draft)
         rows, part, now, value, slope = (
             rows[left],
             part.rows(left),
@@ -227,7 +241,7 @@ def apgd_targets(
     victim: Victim, problem: Problem, *, steps: int = 50, seed: int = 0, progress: str = ""
 ) -> AttackResult:
     """Auto-PGD on the targeted logit ratio, towards each class that would do, one after the other."""
-    search = _Search(problem, steps * (len(CLASSES) - 1), progress)
+    search = _Search(victim, problem, steps * (len(CLASSES) - 1), progress)
     for aim in range(len(CLASSES)):
         if problem.goal.target in (None, aim):
             _climb(
@@ -253,7 +267,7 @@ def square(
     largest : length of the first segments, as a share of the recording.
     """
     _positive(queries=queries)
-    search = _Search(problem, queries, progress)
+    search = _Search(victim, problem, queries, progress)
     rows, rng = search.rows(until_success=True), np.random.default_rng(seed)
     wide = problem.ball.radius[:, None, None]
     lengths = problem.ball.mask.sum(axis=(1, 2))
@@ -317,7 +331,7 @@ def smooth(
     def change(delta):  # symmetric, so that it is its own adjoint
         return convolve1d(delta, kernel, axis=1, mode="constant")
 
-    search = _Search(problem, steps, progress)
+    search = _Search(victim, problem, steps, progress)
     rows, part = search.rows(until_success=True), problem
     theta = problem.x if start is None else problem.ball.project(start)
     for _ in range(steps):
@@ -326,7 +340,7 @@ def smooth(
         x = part.ball.project(part.x + change(part.ball.delta(theta)))
         loss, logits, slope = victim.value_and_gradient(x, part.y, part.targets)
         search.read(rows, loss)
-        left = search.see(rows, x, logits)
+        left = search.see(rows, x, logits, search.draft)
         rows, part, theta, slope = rows[left], part.rows(left), theta[left], slope[left]
         uphill = change(slope * part.ball.mask)
         theta = part.ball.project(theta + step * part.ball.step(uphill))

@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 
 from ecgnb import demo
 from ecgnb.errors import EcgnbError
+from ecgnb.files import load_arrays, save_arrays
 from ecgnb.records import (
     CLASSES,
     FS,
     UNITS_PER_MV,
     Recordings,
-    digest,
     read_labels,
     read_recordings,
 )
@@ -201,7 +201,7 @@ def load(
 
 def digests(recordings: Recordings) -> dict[str, str]:
     """record -> digest of its samples."""
-    return {str(name): digest(recordings.signal(i)) for i, name in enumerate(recordings.names)}
+    return dict(zip(recordings.names.tolist(), recordings.digests.tolist(), strict=True))
 
 
 def load_labels(version: str, split: str, folder: Path | None = None) -> dict[str, str]:
@@ -225,20 +225,40 @@ def load_labels(version: str, split: str, folder: Path | None = None) -> dict[st
 def make_dataset(
     recordings: Recordings, keep: np.ndarray, label_of: dict[str, str], **what: object
 ) -> Dataset:
-    """Dataset of the recordings at index `keep`; `what` says which (split, protocol, …)."""
+    """Dataset of the recordings at index `keep`, ascending; `what` says which (split, protocol, …)."""
     names = recordings.names[keep]
     unlabelled = [name for name in names if name not in label_of]
     if unlabelled:
         raise EcgnbError(
             f"{unlabelled[0]} and {len(unlabelled) - 1} more have no label; mend REFERENCE"
         )
-    x = np.empty((len(keep), WINDOW, 1), np.float32)
-    lengths, means, sds = np.empty(len(keep), np.int64), np.empty(len(keep)), np.empty(len(keep))
-    for row, i in enumerate(keep):
-        x[row, :, 0], lengths[row], means[row], sds[row] = window(recordings.signal(i))
+    # Of all recordings a view will do, which copies nothing.
+    rows = slice(None) if len(keep) == len(recordings) else keep
+    arrays = {name: array[rows] for name, array in windows(recordings).items()}
     y = np.array([CLASSES.index(label_of[name]) for name in names], np.int64)
     signals = tuple(recordings.signal(i) for i in keep)
-    return Dataset(x, y, names, lengths, means, sds, signals, **what)
+    return Dataset(y=y, names=names, signals=signals, **arrays, **what)
+
+
+def windows(recordings: Recordings) -> dict[str, np.ndarray]:
+    """The `window` of every recording: x (n, 9000, 1), and lengths, mean_mv and sd_mv, (n,), as in `Dataset`.
+
+    Made once, then mapped from the cache, read-only.
+    """
+    names = ("x", "lengths", "mean_mv", "sd_mv")
+    stored = recordings.cache and load_arrays(recordings.cache, names)
+    if stored:
+        return stored
+    n = len(recordings)
+    x = np.empty((n, WINDOW, 1), np.float32)
+    lengths, means, sds = np.empty(n, np.int64), np.empty(n), np.empty(n)
+    for i in range(n):
+        x[i, :, 0], lengths[i], means[i], sds[i] = window(recordings.signal(i))
+    made = dict(zip(names, (x, lengths, means, sds), strict=True))
+    if recordings.cache:
+        save_arrays(recordings.cache, made)
+        return load_arrays(recordings.cache, names)
+    return made
 
 
 def balanced_index(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

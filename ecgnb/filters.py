@@ -69,6 +69,7 @@ class Fronted:
 
     def __init__(self, victim: Victim, front: Callable):
         self.victim, self.front = victim, front
+        self.draft = getattr(victim, "draft", False)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """As `Victim.logits`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import keras
@@ -14,12 +15,19 @@ import numpy as np
 
 from ecgnb.errors import EcgnbError
 from ecgnb.losses import cross_entropy
+from ecgnb.model import in_bfloat16
 
 BACKEND = keras.backend.backend()
 
 
 class Victim(Protocol):
-    """What an attack needs to know of a model, with or without something in front of it."""
+    """What an attack needs to know of a model, with or without something in front of it.
+
+    draft : True where `value_and_gradient` reads more cheaply than `logits` does; by its logits no recording
+    is to be called turned.
+    """
+
+    draft: bool = False
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """(n, 4) float32 logits of x : (n, 9000, 1) float32, z-units, any n."""
@@ -40,14 +48,20 @@ class InputGradient:
 
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
     read at every call, so one object serves a model while it trains.
+
+    precision : "float32", or "bfloat16" to take gradients in bfloat16 with the same weights. `logits` is the
+    model's own in any case, and attacks judge by it: what they call turned is turned.
     """
 
-    def __init__(self, model: keras.Model, batch_size: int = 32):
+    def __init__(self, model: keras.Model, batch_size: int = 32, precision: str = "float32"):
         compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}.get(BACKEND)
         if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
-        self.batch_size = batch_size
-        self._logits, self._compile = compiler(model, batch_size)
+        if precision not in ("float32", "bfloat16"):
+            raise EcgnbError(f"precision={precision!r}: expected float32 or bfloat16")
+        self.batch_size, self.draft = batch_size, precision == "bfloat16"
+        climbed = in_bfloat16(model) if self.draft else model
+        self._logits, self._compile = compiler(model, climbed, batch_size)
         self._compiled = {}
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -69,10 +83,13 @@ class InputGradient:
         return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
 
 
-def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]:
+def _compile_tensorflow(
+    model: keras.Model, climbed: keras.Model, _: int
+) -> tuple[Callable, Callable]:
     """Two functions: x -> logits, and (loss, example) -> ((x, y, targets) -> (loss, logits, slope)).
 
-    Both are compiled for any batch length; the example of targets tells their type and shape.
+    The second goes by the layers of `climbed`, which may be a copy, with the weights of `model`. Both are
+    compiled for any batch length; the example of targets tells their type and shape.
     """
     import tensorflow as tf
 
@@ -84,6 +101,12 @@ def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]
     def logits(x):
         return tf.cast(model(x, training=False), tf.float32)
 
+    def climb(x):
+        if climbed is model:
+            return model(x, training=False)
+        weights = model.trainable_variables, model.non_trainable_variables
+        return climbed.stateless_call(*weights, x, training=False)[0]
+
     def compiled(loss, example):
         aims = tf.TensorSpec((None, *example.shape[1:]), example.dtype)
 
@@ -91,7 +114,7 @@ def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]
         def value_and_gradient(x, y, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
-                z = tf.cast(model(x, training=False), tf.float32)
+                z = tf.cast(climb(x), tf.float32)
                 value = loss(z, y, targets)
             # A model that rounds its input has no path for a gradient: that is a slope of zero.
             zero = tf.UnconnectedGradients.ZERO
@@ -102,12 +125,14 @@ def _compile_tensorflow(model: keras.Model, _: int) -> tuple[Callable, Callable]
     return lambda x: logits(x).numpy(), compiled
 
 
-def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callable]:
+def _compile_jax(
+    model: keras.Model, climbed: keras.Model, batch_size: int
+) -> tuple[Callable, Callable]:
     """As `_compile_tensorflow`. JAX compiles for one shape, so a smaller last batch is padded."""
     import jax
 
-    def call(variables, x):
-        return model.stateless_call(*variables, x, training=False)[0].astype("float32")
+    def call(layers, variables, x):
+        return layers.stateless_call(*variables, x, training=False)[0].astype("float32")
 
     def variables():
         both = model.trainable_variables, model.non_trainable_variables
@@ -118,7 +143,7 @@ def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callabl
 
     def compiled(loss, _):
         def summed(x, variables, y, targets):
-            z = call(variables, x)
+            z = call(climbed, variables, x)
             value = loss(z, y, targets)
             return value.sum(), (value, z)
 
@@ -130,7 +155,7 @@ def _compile_jax(model: keras.Model, batch_size: int) -> tuple[Callable, Callabl
 
         return value_and_gradient
 
-    logits = jax.jit(call)
+    logits = jax.jit(partial(call, model))
     return lambda x: np.asarray(logits(variables(), padded(x)))[: len(x)], compiled
 
 

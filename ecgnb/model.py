@@ -59,6 +59,16 @@ def build(dropout: float = 0.5, precision: str = "float32") -> keras.Model:
     return keras.Model(inputs, logits, name="ecg_resnet34")
 
 
+def in_bfloat16(model: keras.Model) -> keras.Model:
+    """The same layers computing in bfloat16, all but the last, with float32 weights of their own, not set."""
+
+    def copy(layer):
+        policy = "float32" if layer is model.layers[-1] else "mixed_bfloat16"
+        return type(layer).from_config(layer.get_config() | {"dtype": policy})
+
+    return keras.models.clone_model(model, clone_function=copy)
+
+
 def load(name: str | Path) -> keras.Model:
     """A classifier that gives logits, by name ("baseline", "static", "adaptive") or by path.
 

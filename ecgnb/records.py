@@ -9,16 +9,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import scipy.io
 from tqdm.auto import tqdm
 
 from ecgnb.errors import EcgnbError
-from ecgnb.files import write_atomically
+from ecgnb.files import load_arrays, save_arrays
 from ecgnb.sources import Archive, cache_dir
 
 FS = 300  # samples per second
@@ -26,7 +27,7 @@ UNITS_PER_MV = 1000
 BAND = (0.5, 40.0)  # Hz, pass-band of an ECG monitor
 CLASSES = ("A", "N", "O", "~")  # AF, normal, other, noisy: the index is the class number
 SHORTEST = 9 * FS  # the challenge's shortest recordings last 9 s
-CACHE_FORMAT = 1  # raise when the layout of the cached array file changes
+CACHE_FORMAT = 2  # raise when the cached arrays change, here or in `data.windows`
 
 
 class BadRecording(EcgnbError):
@@ -38,13 +39,16 @@ class Recordings:
     """Recordings of unequal length in one flat array.
 
     names : (n,) str; samples : (sum of lengths,) int16, in 1/1000 mV; starts : (n + 1,) int64;
-    skipped : one line for each recording left out, with the reason.
+    digests : (n,) str, of each recording's samples; skipped : one line for each recording left out, with the
+    reason; cache : where arrays made of these recordings are kept (None if any was left out).
     """
 
     names: np.ndarray
     samples: np.ndarray
     starts: np.ndarray
-    skipped: tuple[str, ...] = field(default=())
+    digests: np.ndarray
+    skipped: tuple[str, ...] = ()
+    cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -117,18 +121,31 @@ def _check_header(text: str, where: str) -> None:
 
 
 def read_recordings(archive: Archive, bad: str = "error") -> Recordings:
-    """All recordings of an archive, in the order of RECORDS, cached as one array file.
+    """All recordings of an archive, in the order of RECORDS; read and checked once, then mapped from the cache.
 
     bad : "error" stops at the first bad recording; "skip" lists it in `skipped` and warns with the count.
     """
     if bad not in ("error", "skip"):
         raise EcgnbError(f'bad={bad!r}: expected "error" or "skip"')
-    names = archive.records()
-    target = cache_dir() / "arrays" / f"{_cache_key(archive, names)}.npz"
-    if target.exists():
-        with np.load(target) as stored:
-            return Recordings(stored["names"], stored["samples"], stored["starts"])
-    kept, signals, skipped = [], [], []
+    place = cache_dir() / "arrays" / _cache_key(archive)
+    names = ("names", "samples", "starts", "digests")
+    stored = load_arrays(place, names)
+    if stored is None:
+        made = _read_all(archive, bad)
+        if made.skipped:
+            tqdm.write(
+                f"{archive.path}: skipped {len(made.skipped)} of {len(archive.records())}; "
+                f"first: {made.skipped[0]}"
+            )
+            return made
+        save_arrays(place, {name: getattr(made, name) for name in names})
+        stored = load_arrays(place, names)
+    return Recordings(**stored, cache=place)
+
+
+def _read_all(archive: Archive, bad: str) -> Recordings:
+    """Every recording of an archive, from the archive itself."""
+    names, kept, signals, skipped = archive.records(), [], [], []
     for name in tqdm(
         names, desc=f"reading {archive.path.name}", unit="rec", disable=len(names) < 500
     ):
@@ -142,20 +159,15 @@ def read_recordings(archive: Archive, bad: str = "error") -> Recordings:
     if not kept:
         raise EcgnbError(f"{archive.path}: not one readable recording")
     starts = np.concatenate([[0], np.cumsum([len(s) for s in signals])])
-    recordings = Recordings(np.array(kept), np.concatenate(signals), starts, tuple(skipped))
-    if skipped:
-        tqdm.write(f"{archive.path}: skipped {len(skipped)} of {len(names)}; first: {skipped[0]}")
-    else:
-        arrays = {"names": recordings.names, "samples": recordings.samples, "starts": starts}
-        write_atomically(target, lambda path: np.savez(path, **arrays))
-    return recordings
+    digests = np.array([digest(s) for s in signals])
+    return Recordings(np.array(kept), np.concatenate(signals), starts, digests, tuple(skipped))
 
 
-def _cache_key(archive: Archive, names: list[str]) -> str:
-    """Changes when the archive's place, content (size and time) or format does."""
-    stamps = [archive.path] if archive.path.is_file() else archive.path.rglob("*.mat")
-    stats = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in stamps)
-    text = repr((CACHE_FORMAT, str(archive.path.resolve()), stats, names))
+def _cache_key(archive: Archive) -> str:
+    """Changes when the archive's place, content (sizes and times) or format does."""
+    stamps = [archive.path] if archive.path.is_file() else archive.path.rglob("*")
+    stats = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in stamps if p.is_file())
+    text = repr((CACHE_FORMAT, str(archive.path.resolve()), stats))
     return f"{archive.path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
