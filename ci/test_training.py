@@ -130,7 +130,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
-from ecgnb import gradients, model as network
+from ecgnb import devices as ours, model as network
 
 def one_step(scope):
     keras.utils.set_random_seed(0)
@@ -149,7 +149,7 @@ x, y = rng.normal(size=(8, 9000, 1)).astype("float32"), np.eye(4)[rng.integers(0
 devices = [d.name for d in tf.config.list_logical_devices("CPU")]
 mirrored = tf.distribute.MirroredStrategy(devices)
 assert mirrored.num_replicas_in_sync == 2
-one, two = one_step(gradients.distribution()), one_step(mirrored.scope())
+one, two = one_step(ours.distribution()), one_step(mirrored.scope())
 size = max(np.abs(g).max() for g in one)
 gap = max(np.abs(a - b).max() for a, b in zip(one, two, strict=True))
 assert size > 0 and gap < 1e-3 * size, (gap, size)

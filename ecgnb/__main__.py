@@ -86,10 +86,11 @@ def _truth(text: str) -> bool:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ecgnb import data, model, training
+    from ecgnb import data, devices, model, training
     from ecgnb.recipes import Recipe, recipe_for
     from ecgnb.report import best_and_last
 
+    devices.together()  # several hosts join before anything is computed
     names = {field.name for field in dataclasses.fields(Recipe)} - {"defence"}
     changes = {n: v for n, v in vars(options).items() if n in names and v is not None}
     recipe = recipe_for(options.defence, options.protocol, **changes)
