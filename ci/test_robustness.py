@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_attacks import _at_distance, problem, two_sided_model
 
-from ecgnb import data, metrics
+from ecgnb import data, metrics, store
 from ecgnb.__main__ import main
 from ecgnb.attacks import AttackResult, pgd
 from ecgnb.robustness import (
@@ -61,7 +63,7 @@ def test_the_search_begins_with_what_other_attacks_found(lined_up):
     class Flat:
         logits = staticmethod(victim.logits)
 
-        def value_and_gradient(self, x, y, targets):
+        def value_and_gradient(self, x, y, targets, loss=None):
             value, logits, slope = victim.value_and_gradient(x, y, targets)
             return value, logits, 0 * slope
 
@@ -71,6 +73,26 @@ def test_the_search_begins_with_what_other_attacks_found(lined_up):
     found = minimum(Flat(), posed, known=known).radius
     assert np.isfinite(found[:-1]).all() and (found[1:-1] >= true[1:-1] - 1e-4).all()
     assert (found[1:-1] <= true[1:-1] + 0.0051).all()
+
+
+def test_where_the_whole_ball_misleads_the_search_tries_the_pass_band():
+    """Half of the slope's signs point nowhere; what is left within the band is the slope of the model."""
+    slow = np.sin(2 * np.pi * 5 * np.arange(9000) / 300).astype(np.float32)
+    start = np.random.default_rng(1).normal(size=(2, 9000, 1)).astype(np.float32)
+    posed = problem(_at_distance(start, slow, -0.2 * np.abs(slow).sum()), np.zeros(2, int), 1.0)
+    victim = two_sided_model(slow)
+
+    class Misleading:
+        logits = staticmethod(victim.logits)
+
+        def value_and_gradient(self, x, y, targets, loss=None):
+            value, logits, slope = victim.value_and_gradient(x, y, targets)
+            return value, logits, slope + 100 * np.resize([1, -1], (9000, 1))
+
+    assert np.isinf(minimum(Misleading(), posed, known=posed.x).radius).all()
+    found = minimum(Misleading(), posed, known=posed.x, band=(0.5, 40.0))
+    assert (found.radius >= 0.2).all() and (found.radius < 0.26).all()
+    assert (victim.logits(found.x).argmax(axis=1) == 1).all()
 
 
 def test_the_curve_is_exact_and_starts_at_the_share_found_clean():
@@ -166,6 +188,27 @@ def test_an_interrupted_result_leaves_nothing_behind(tmp_path):
         cached(tmp_path, "x", {"a": 1}, fails)
     assert not list(tmp_path.iterdir())
     assert cached(tmp_path, "x", {"a": 1}, lambda: {"b": np.ones(2)})["b"].tolist() == [1, 1]
+
+
+def test_a_result_of_other_code_is_not_taken(tmp_path, monkeypatch):
+    made = iter(({"b": np.ones(1)}, {"b": np.zeros(1)}))
+    for code, expected in (("old", 1), ("old", 1), ("new", 0)):
+        monkeypatch.setattr(store, "code_digest", lambda code=code: code)
+        assert cached(tmp_path, "x", {}, lambda: next(made))["b"] == expected
+
+
+def test_the_codes_digest_sees_code_and_not_prose(tmp_path, monkeypatch):
+    sources = {name: Path(store.__file__).with_name(f"{name}.py") for name in store.DECIDING}
+    for name, source in sources.items():
+        shutil.copy(source, tmp_path / f"{name}.py")
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "store.py"))
+    digest = store.code_digest.__wrapped__
+    losses = tmp_path / "losses.py"
+    before, text = digest(), losses.read_text()
+    losses.write_text("# A comment.\n" + text.replace('"""', '"""Otherwise: ', 1))
+    assert digest() == before == store.code_digest()
+    losses.write_text(text.replace("ops.where(t < 0", "ops.where(t <= 0", 1))
+    assert digest() != before
 
 
 def test_every_attack_and_control_of_every_budget_runs(lined_up):

@@ -153,9 +153,14 @@ def _smooth_from_pgd(victim, problem, *, steps, seed=0, progress=""):
 
 def _in_band(victim, problem, *, steps, restarts, band, seed=0, progress=""):
     """PGD within the pass-band, a part of the ball: free PGD can do all that it does, but may not find it."""
-    ball = problem.ball
-    inner = replace(problem, ball=Band(ball.centre, ball.radius, ball.mask, band))
+    inner = _narrowed(problem, band)
     return random_pgd(steps, restarts)(victim, inner, seed=seed, progress=progress)
+
+
+def _narrowed(problem: Problem, band: tuple[float, float]) -> Problem:
+    """The same problem for an attacker who keeps to a pass-band in Hz."""
+    ball = problem.ball
+    return replace(problem, ball=Band(ball.centre, ball.radius, ball.mask, band))
 
 
 def _universal(victim, problem, *, passes, seed=0, progress=""):
@@ -271,6 +276,7 @@ def minimum(
     known: np.ndarray,
     resolution: float = 0.005,
     steps: int = 20,
+    band: tuple[float, float] | None = None,
     progress: str = "",
 ) -> Minimum:
     """Search each recording's smallest radius by bisection, up to the problem's own.
@@ -278,27 +284,47 @@ def minimum(
     Each try begins from the smallest success so far, shrunk to the smaller ball, and stops at success.
     That no attack succeeds below is evidence, not proof. known : (n, 9000, 1), what other attacks made, to
     begin with where it succeeds and is smaller than what PGD finds; resolution : z-units, at which a
-    search ends.
+    search ends; band : Hz, where PGD fails at a radius, PGD within this pass-band tries too.
     """
     ball, largest = problem.ball, problem.ball.radius
-    first = pgd(victim, problem, steps=2 * steps, until_success=True, progress=progress)
+    first = _reached(victim, problem, problem.x, 2 * steps, band, progress)
     x, high = problem.x.copy(), np.full(len(problem), np.inf)
-    for found in (first, judged(victim, problem, known)):
-        better = found.success & (ball.size(found.x) < high)
-        x[better], high[better] = found.x[better], ball.size(found.x)[better]
+    for made, success in (first, (known, judged(victim, problem, known).success)):
+        better = success & (ball.size(made) < high)
+        x[better], high[better] = made[better], ball.size(made)[better]
     low = np.zeros(len(problem))
     with bar(progress and f"{progress}, bisection", unit="ε") as tries:
         while len(rows := np.flatnonzero((high - low > resolution) & np.isfinite(high))):
             middle = (low[rows] + high[rows]) / 2
             part = problem.rows(rows).resized(middle)
             shrunk = part.x + (middle / high[rows])[:, None, None] * part.ball.delta(x[rows])
-            tried = pgd(victim, part, steps=steps, start=shrunk, until_success=True)
-            hit, missed = rows[tried.success], rows[~tried.success]
-            x[hit] = tried.x[tried.success]
-            high[hit] = part.ball.size(tried.x)[tried.success]
-            low[missed] = middle[~tried.success]
+            made, success = _reached(victim, part, shrunk, steps, band)
+            hit, missed = rows[success], rows[~success]
+            x[hit] = made[success]
+            high[hit] = part.ball.size(made)[success]
+            low[missed] = middle[~success]
             tries.update()
     return Minimum(high, x, float(largest.max()))
+
+
+def _reached(
+    victim: Victim,
+    problem: Problem,
+    start: np.ndarray,
+    steps: int,
+    band: tuple[float, float] | None,
+    progress: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """PGD from `start` until success and, where it fails, PGD within `band`: (x, success)."""
+    settings = dict(steps=steps, until_success=True, progress=progress)
+    free = pgd(victim, problem, start=start, **settings)
+    left = np.flatnonzero(~free.success)
+    if band and len(left):
+        narrow = _narrowed(problem.rows(left), band)
+        inside = pgd(victim, narrow, start=start[left], **settings)
+        free.x[left[inside.success]] = inside.x[inside.success]
+        free.success[left] = inside.success
+    return free.x, free.success
 
 
 def run_minimum(
@@ -307,16 +333,17 @@ def run_minimum(
     known: np.ndarray,
     folder: Path,
     steps: int,
+    band: tuple[float, float] | None,
     progress: bool = False,
 ) -> Minimum:
     """`minimum` for every recording, taken from `folder` if it is finished."""
 
     def make():
         text = f"{subject.name}, smallest ε" if progress else ""
-        found = minimum(subject.victim, problem, known=known, steps=steps, progress=text)
+        found = minimum(subject.victim, problem, known=known, steps=steps, band=band, progress=text)
         return vars(found)
 
-    key = _key(subject, problem) | {"minimum": steps, "known": digest(known)}
+    key = _key(subject, problem) | {"minimum": steps, "band": band, "known": digest(known)}
     return Minimum(**cached(folder, f"{subject.name}-smallest", key, make))
 
 
