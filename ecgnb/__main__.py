@@ -134,26 +134,39 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=2017, help="(2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_cluster(parser)
     parser.set_defaults(run=_evaluate)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        default="",
+        help="who does the work: local (a process a core), local:N, or the address of a Dask scheduler, for "
+        "many machines (this process)",
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb import data
     from ecgnb.assessment import evaluate, report_path
+    from ecgnb.cluster import workers
     from ecgnb.files import write_atomically
     from ecgnb.page import page
     from ecgnb.tables import headline
 
     dataset = data.load(options.split, data=options.data)
-    report = evaluate(
-        options.model,
-        dataset,
-        options.budget,
-        options.out,
-        surrogate=options.surrogate,
-        whole=options.budget != "quick" and not options.claimed_only,
-        seed=options.seed,
-    )
+    with workers(options.cluster) as them:
+        report = evaluate(
+            options.model,
+            dataset,
+            options.budget,
+            options.out,
+            surrogate=options.surrogate,
+            whole=options.budget != "quick" and not options.claimed_only,
+            seed=options.seed,
+            workers=them,
+        )
     path = report_path(options.out, options.model, dataset.split, options.budget)
     html = path.with_suffix(".html")
     write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
@@ -176,16 +189,19 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
     parser.add_argument("--split", default="validation", help="validation or test (validation)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_cluster(parser)
     parser.set_defaults(run=_transfer)
 
 
 def _transfer(options: argparse.Namespace) -> None:
     from ecgnb import data
     from ecgnb.assessment import transfers
+    from ecgnb.cluster import workers
     from ecgnb.tables import transfer_table
 
     dataset = data.load(options.split, data=options.data)
-    found = transfers(options.models, dataset, options.out)
+    with workers(options.cluster) as them:
+        found = transfers(options.models, dataset, options.out, workers=them)
     print(f"{dataset.title}; made with (rows), read by (columns): share of AF found clean turned N")
     print(transfer_table(found["success"]).to_string())
     print(options.out / f"transfer-{dataset.split}.json")

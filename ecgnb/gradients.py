@@ -47,9 +47,14 @@ class InputGradient:
         compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}.get(BACKEND)
         if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
+        self._made_of = model, batch_size
         self.batch_size = batch_size * replicas(model)
         self._logits, self._compile = compiler(model, self.batch_size)
         self._compiled = {}
+
+    def __reduce__(self):
+        """Pickled as the model it is made of: compiled functions stay behind."""
+        return InputGradient, self._made_of
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """As `Victim.logits`."""
