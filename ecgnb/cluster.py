@@ -154,7 +154,7 @@ def workers(where: str) -> Iterator[Workers]:
         ) from error
     local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
     if local:
-        with _local(int(local[1] or 0)) as cluster, distributed.Client(cluster) as client:
+        with local_cluster(int(local[1] or 0)) as cluster, distributed.Client(cluster) as client:
             yield _ready(client)
         return
     try:
@@ -168,13 +168,13 @@ def workers(where: str) -> Iterator[Workers]:
         yield _ready(client)
 
 
-def _local(processes: int) -> Any:
-    """A cluster of so many worker processes on this machine, or one a core, that share its cores."""
+def local_cluster(processes: int = 0, threads: int = 0) -> Any:
+    """A `LocalCluster` of worker processes, by default one a core, and threads each, by default an equal share."""
     from dask.system import CPU_COUNT
     from distributed import LocalCluster
 
     processes = processes or CPU_COUNT
-    threads = str(max(1, CPU_COUNT // processes))
+    threads = str(threads or max(1, CPU_COUNT // processes))
     return LocalCluster(
         n_workers=processes,
         threads_per_worker=1,  # items at a time; TensorFlow's threads are set here:
