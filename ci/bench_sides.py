@@ -242,8 +242,10 @@ def our_epoch(precision: str) -> Callable:
         attack, made = defence.adversarial, []
         defence.adversarial = lambda rows, rng: made.append(attack(rows, rng)) or made[-1]
 
+        fit = training._fitting(model, defence)
+
         def epoch():
-            training._run_epoch(model, defence, np.random.default_rng(0), "epoch")
+            training._run_epoch(fit, defence, np.random.default_rng(0), "epoch")
             defences.attacked_af(victim, watched, recipe, training.WATCH_STEPS, "")
             return made[-1]
 

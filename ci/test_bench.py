@@ -119,14 +119,13 @@ def test_the_table_and_the_figure_are_made_from_the_json(tmp_path):
     assert len(bench.bars(made_up()).axes) == 2
 
 
-def test_the_table_comes_into_the_readme_with_its_json_and_not_before(tmp_path):
-    plain = "before\n\n## Limits\n\nafter\n"
-    assert with_tables(plain, tmp_path) == plain
+def test_tables_come_between_their_markers_and_nowhere_else(tmp_path):
     write_json(tmp_path / "bench.json", made_up())
-    once = with_tables(plain, tmp_path)
-    assert bench.table(tmp_path) in once and once.count("<!-- bench -->") == 1
-    assert with_tables(once, tmp_path) == once
-    assert once.startswith("before") and once.endswith("\n\n## Limits\n\nafter\n")
+    tables = {"bench": bench.table, "other": lambda folder: "never asked for"}
+    text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
+    once = with_tables(text, tables, tmp_path)
+    assert once == text.replace("old", bench.table(tmp_path))
+    assert with_tables(once, tables, tmp_path) == once
 
 
 def test_the_readme_has_the_table_exactly_when_there_is_a_benchmark():

@@ -72,7 +72,8 @@ def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught
     subject = Subject(build.__name__, victim, build.__name__)
     budget = BUDGETS["quick"]
     attacks = run(suite(budget), subject, problem, tmp_path)
-    found = run_checks(subject, problem, attacks, budget, InputGradient(inner), tmp_path)
+    surrogate = Subject("baseline", InputGradient(inner), "baseline")
+    found = run_checks(subject, problem, attacks, budget, surrogate, tmp_path)
     failed = {check.name for check in found if check.verdict == FAIL}
     assert caught_by <= failed and bool(caught_by) == bool(failed), [vars(c) for c in found]
     assert all(check.evidence and check.advice for check in found)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import yaml
+from bench_cluster import million
 from conftest import ROOT
 
 from ecgnb.comparisons import claims_markdown, results_markdown
@@ -65,6 +67,25 @@ def test_the_readmes_numbers_come_from_the_json():
     readme = (ROOT / "README.md").read_text()
     for table in (results_markdown, claims_markdown, headline_markdown, demo_line):
         assert table(ROOT / "figures") in readme, table.__name__
+
+
+def test_the_cost_of_a_million_recordings_comes_from_the_json(tmp_path):
+    """The block is what is made of cluster.json; without a measurement there is none."""
+    page = (ROOT / "ci" / "CLUSTER.md").read_text()
+    assert f"<!-- million -->\n{million(ROOT / 'figures')}\n<!-- /million -->" in page
+    assert million(tmp_path) == ""
+    about = {"data": "made up", "split": "validation", "AF recordings": 47, "cores": 2}
+    side = {"seconds": 180.0, "GiB, largest worker": 1.25}
+    found = {
+        "about": about | {"versions": {"tensorflow": "2.21.0"}},
+        "one worker": side,
+        "two workers": side | {"seconds": 100.0},
+        "times as fast": 1.8,
+        "seconds of a core": {"a recording": 3.6},
+    }
+    (tmp_path / "cluster.json").write_text(json.dumps(found))
+    table = million(tmp_path)
+    assert "| a recording | 3.6 s | 1,000 h | 16 h |" in table and "1.80 times as fast" in table
 
 
 def test_notebooks_hold_no_path_of_the_machine_they_ran_on():

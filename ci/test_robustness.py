@@ -160,7 +160,7 @@ def test_a_cascade_spares_what_is_turned_and_finds_what_each_alone_would(lined_u
     victim, posed, true = lined_up
     seen = []
 
-    def noted(victim, problem, *, radius, seed, progress):
+    def noted(victim, problem, *, radius, seed):
         seen.append(len(problem))
         return pgd(victim, problem.resized(np.full(len(problem), radius)), steps=20)
 

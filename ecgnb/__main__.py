@@ -81,10 +81,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ecgnb import data, model, training
+    from ecgnb import data, devices, model, training
     from ecgnb.recipes import Recipe, recipe_for
     from ecgnb.report import best_and_last
 
+    devices.together()  # several hosts join before anything is computed
     names = {field.name for field in dataclasses.fields(Recipe)} - {"defence"}
     changes = {n: v for n, v in vars(options).items() if n in names and v is not None}
     recipe = recipe_for(options.defence, options.protocol, **changes)
@@ -151,26 +152,39 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=2017, help="(2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_cluster(parser)
     parser.set_defaults(run=_evaluate)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        default="",
+        help="who does the work: local (a process a core), local:N, or the address of a Dask scheduler, for "
+        "many machines (this process)",
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb import data
     from ecgnb.assessment import evaluate, report_path
+    from ecgnb.cluster import workers
     from ecgnb.files import write_atomically
     from ecgnb.page import page
     from ecgnb.tables import headline
 
     dataset = data.load(options.split, data=options.data)
-    report = evaluate(
-        options.model,
-        dataset,
-        options.budget,
-        options.out,
-        surrogate=options.surrogate,
-        whole=options.budget != "quick" and not options.claimed_only,
-        seed=options.seed,
-    )
+    with workers(options.cluster) as them:
+        report = evaluate(
+            options.model,
+            dataset,
+            options.budget,
+            options.out,
+            surrogate=options.surrogate,
+            whole=options.budget != "quick" and not options.claimed_only,
+            seed=options.seed,
+            workers=them,
+        )
     path = report_path(options.out, options.model, dataset.split, options.budget)
     html = path.with_suffix(".html")
     write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
@@ -193,16 +207,19 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", default="auto", help="auto, physionet, demo or a folder (auto)")
     parser.add_argument("--split", default="validation", help="validation or test (validation)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_cluster(parser)
     parser.set_defaults(run=_transfer)
 
 
 def _transfer(options: argparse.Namespace) -> None:
     from ecgnb import data
     from ecgnb.assessment import transfers
+    from ecgnb.cluster import workers
     from ecgnb.tables import transfer_table
 
     dataset = data.load(options.split, data=options.data)
-    found = transfers(options.models, dataset, options.out)
+    with workers(options.cluster) as them:
+        found = transfers(options.models, dataset, options.out, workers=them)
     print(f"{dataset.title}; made with (rows), read by (columns): share of AF found clean turned N")
     print(transfer_table(found["success"]).to_string())
     print(options.out / f"transfer-{dataset.split}.json")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ import numpy as np
 from ecgnb import checks, metrics
 from ecgnb import model as network
 from ecgnb.attacks import AttackResult, judged
+from ecgnb.cluster import HERE, Workers
 from ecgnb.controls import CONTROLS
 from ecgnb.data import Dataset
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import AF, curve_of
 from ecgnb.files import write_json
 from ecgnb.filters import Fronted, filtered, rescaled
-from ecgnb.gradients import InputGradient, Victim
+from ecgnb.gradients import InputGradient
 from ecgnb.physiology import summary, table
 from ecgnb.records import BAND, CLASSES
 from ecgnb.report import provenance
@@ -82,21 +85,24 @@ def evaluate(
     whole: bool = True,
     seed: int = 2017,
     progress: bool = True,
+    workers: Workers = HERE,
 ) -> dict:
     """`assess` a model by name or path, and write its report into `folder` as JSON.
 
-    surrogate : model that attacks are transferred from; by default the baseline, or for it the adaptive one.
+    surrogate : model that attacks are transferred from; by default the baseline, or for it the adaptive one;
+    workers : who does the work, see `cluster`: they change the time it takes, not the report.
     """
     other = surrogate or ("adaptive" if name == "baseline" else "baseline")
     report = assess(
         subject_of(name),
-        subject_of(other).victim,
+        subject_of(other),
         dataset,
         budget,
         folder / "cache",
         whole=whole,
         seed=seed,
         progress=progress,
+        workers=workers,
     )
     write_json(report_path(folder, name, dataset.split, budget), report)
     return report
@@ -117,7 +123,7 @@ def read_report(name: str, split: str, budget: str, folder: Path) -> dict:
 
 def assess(
     subject: Subject,
-    surrogate: Victim,
+    surrogate: Subject,
     dataset: Dataset,
     budget: str,
     folder: Path,
@@ -125,6 +131,7 @@ def assess(
     whole: bool,
     seed: int = 0,
     progress: bool = False,
+    workers: Workers = HERE,
 ) -> dict:
     """Evaluate `subject` on `dataset`; everything that takes long is kept in `folder` and not done twice.
 
@@ -138,13 +145,15 @@ def assess(
     if not found.any():
         raise EcgnbError(f"{subject.name} finds no AF in {dataset.title}: nothing to attack")
     problem = CLAIMED.on(af)
-    kept = dict(folder=folder, seed=seed, progress=progress)
+    kept = dict(folder=folder, seed=seed, progress=progress, workers=workers)
     attacks = run(suite(spend), subject, problem, **kept)
     controls = run(control_suite(), subject, problem, **kept)
     worst = worst_case(attacks, problem)
     wide = problem.resized(np.full(len(problem), LARGEST))
     narrow = BAND if whole else None  # twice the time
-    smallest = run_minimum(subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress)
+    smallest = run_minimum(
+        subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress, workers
+    )
     uv = 1000 * af.sd_mv
     of_found = {name: result.rows(found) for name, result in attacks.items()}
     sound = checks.run_checks(subject, problem.rows(found), of_found, spend, surrogate, **kept)
@@ -162,14 +171,14 @@ def assess(
         },
         "controls": {name: _outcome(result, found) for name, result in controls.items()},
         "controls at the attack's RMS": {n: _outcome(r, found) for n, r in equal_rms.items()},
-        "normal read as AF": _false_alarms(subject, dataset, clean, seed),
+        "normal read as AF": _false_alarms(subject, dataset, clean, seed, workers),
         "smallest ε, z": robustness_summary(smallest.radius, found, LARGEST, seed),
         "smallest ε, µV": robustness_summary(smallest.radius * uv, found, LARGEST_UV, seed),
         "curve": survival(smallest.radius, found, LARGEST),
-        "control curves": _control_curves(subject, problem, found, seed),
+        "control curves": _control_curves(subject, problem, found, seed, workers),
         "curve, µV": survival(smallest.radius * uv, found, LARGEST_UV),
         "checks": [asdict(check) for check in sound],
-        "signal": _signal(af, attacks | controls),
+        "signal": _signal(af, attacks | controls, workers),
         "recordings": _recordings(af, clean[dataset.y == AF], attacks, worst, smallest),
     }
     if whole:
@@ -182,11 +191,18 @@ def assess(
 
 
 def transfers(
-    names: list[str], dataset: Dataset, folder: Path, *, seed: int = 2017, progress: bool = True
+    names: list[str],
+    dataset: Dataset,
+    folder: Path,
+    *,
+    seed: int = 2017,
+    progress: bool = True,
+    workers: Workers = HERE,
 ) -> dict:
     """Who made the change × who reads it, for models by name or path; written into `folder` as JSON."""
     subjects = [subject_of(name) for name in names]
-    matrix = transfer(subjects, CLAIMED.on(dataset.of_class("A")), folder / "cache", progress)
+    problem = CLAIMED.on(dataset.of_class("A"))
+    matrix = transfer(subjects, problem, folder / "cache", progress, workers)
     about = provenance(dataset, seed, ", ".join(subject.name for subject in subjects))
     found = about | {"threat": str(CLAIMED), "attack": PUBLISHED, "success": matrix}
     write_json(folder / f"transfer-{dataset.split}.json", found)
@@ -207,32 +223,45 @@ def _outcome(result: AttackResult, found: np.ndarray) -> dict:
 
 
 def _control_curves(
-    subject: Subject, problem: Problem, found: np.ndarray, seed: int
+    subject: Subject, problem: Problem, found: np.ndarray, seed: int, workers: Workers
 ) -> dict[str, dict]:
     """`survival` under every control, on a grid: noise has no smallest ε to search for."""
     epsilons = np.linspace(0, LARGEST, 11)
-    curves = {}
-    for name, make in CONTROLS.items():
-        rates = [metrics.rate(found)]
-        for epsilon in epsilons[1:]:
-            posed = problem.resized(np.full(len(problem), epsilon))
-            read = control(subject.victim, posed, make=make, seed=seed)
-            rates.append(metrics.rate(found & ~read.success))
-        curves[name] = curve_of(epsilons, rates)
-    return curves
+    items = [(make, epsilon) for make in CONTROLS.values() for epsilon in epsilons[1:]]
+    made = workers.map(partial(_under_noise, seed=seed), items, shared=(subject, problem))
+    success = iter(result.success for result in made)
+    return {
+        name: curve_of(
+            epsilons,
+            [metrics.rate(found), *(metrics.rate(found & ~next(success)) for _ in epsilons[1:])],
+        )
+        for name in CONTROLS
+    }
 
 
-def _false_alarms(subject: Subject, dataset: Dataset, clean: np.ndarray, seed: int) -> dict:
+def _false_alarms(
+    subject: Subject, dataset: Dataset, clean: np.ndarray, seed: int, workers: Workers
+) -> dict:
     """Normal recordings that are read as AF: clean, and with every control.
 
     A network that takes whatever is perturbed for AF has a high recall under attack and is not robust.
     """
     normal = CLAIMED.on(dataset.of_class("N"))
+    items = [(make, CLAIMED.epsilon) for make in CONTROLS.values()]
+    made = workers.map(partial(_under_noise, seed=seed), items, shared=(subject, normal))
     alarms = {"clean": clean[dataset.y == CLASSES.index("N")] == AF}
-    for name, make in CONTROLS.items():
-        read = control(subject.victim, normal, make=make, seed=seed)
+    for name, read in zip(CONTROLS, made, strict=True):
         alarms[name] = read.logits.argmax(axis=1) == AF
     return {name: metrics.rate(alarm) for name, alarm in alarms.items()}
+
+
+def _under_noise(
+    item: tuple[Callable, float], subject: Subject, problem: Problem, *, seed: int
+) -> AttackResult:
+    """Recordings under a control at some ε."""
+    make, epsilon = item
+    posed = problem.resized(np.full(len(problem), epsilon))
+    return control(subject.victim, posed, make=make, seed=seed)
 
 
 def _loss_path(subject: Subject, problem: Problem, found: np.ndarray, **kept) -> dict:
@@ -315,7 +344,13 @@ def _equal_rms_controls(
 
 
 def _certified(
-    subject: Subject, af: Dataset, spend: Budget, folder: Path, seed: int, progress: bool
+    subject: Subject,
+    af: Dataset,
+    spend: Budget,
+    folder: Path,
+    seed: int,
+    progress: bool,
+    workers: Workers,
 ) -> dict:
     """Recall that no attack in L2 can take away, by randomized smoothing, and what it means in L∞."""
     code = np.frombuffer(code_digest().encode(), np.uint8)
@@ -329,6 +364,7 @@ def _certified(
         seed=seed,
         path=folder / f"{subject.name}-certificate-{subject.digest[:12]}-{key}.json",
         progress=f"{subject.name}, certificates" if progress else "",
+        workers=workers,
     )
     right = made.predicted == AF
     return {
@@ -346,9 +382,14 @@ def _certified(
     }
 
 
-def _signal(af: Dataset, results: dict[str, AttackResult]) -> dict[str, dict]:
+def _signal(af: Dataset, results: dict[str, AttackResult], workers: Workers) -> dict[str, dict]:
     """Is it an ECG any more: what each attack and each control did to the signal."""
-    return {name: summary(table(af, result.x)) for name, result in results.items()}
+    made = workers.map(_measured, [result.x for result in results.values()], shared=(af,))
+    return dict(zip(results, made, strict=True))
+
+
+def _measured(x: np.ndarray, af: Dataset) -> dict:
+    return summary(table(af, x))
 
 
 def _recordings(af, clean, attacks, worst, smallest) -> list[dict]:

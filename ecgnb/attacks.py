@@ -3,6 +3,9 @@
 An attack takes a victim (`InputGradient`, or one behind a front end), a problem (recordings, goal and ball;
 see `threats`) and its own settings, and returns an `AttackResult`. Arrays live in NumPy; only the gradient
 is the network's, and it is 99 % of the time. All settings of length are shares of the ball's radius.
+
+What is random is drawn for each recording by itself (`Problem.generators`), so that an attack finds the same
+in a recording whichever others are attacked with it. Only `universal`, whose change is one for all, differs.
 """
 
 from __future__ import annotations
@@ -130,7 +133,7 @@ def pgd(
         part = problem.rows(rows)
         now = part.x if start is None else part.ball.project(start[rows])
         if random_start:
-            now = part.ball.random(np.random.default_rng([seed, restart]))
+            now = random_points(part, seed, restart)
         for _ in range(steps):
             if not len(rows):
                 break
@@ -164,16 +167,15 @@ def apgd(
     _positive(steps=steps, restarts=restarts)
     search = _Search(victim, problem, restarts * steps, progress)
     for restart in range(restarts):
-        rng = np.random.default_rng([seed, restart])
-        _climb(victim, search, problem, loss, aim, steps, rng)
+        _climb(victim, search, problem, loss, aim, steps, (seed, restart))
     return search.result()
 
 
-def _climb(victim, search, problem, loss, aim, steps, rng) -> None:
+def _climb(victim, search, problem, loss, aim, steps, seeds) -> None:
     """One run of Auto-PGD on the recordings still standing."""
     rows = search.rows(until_success=True)
     part = problem.rows(rows)
-    now = part.ball.random(rng)
+    now = random_points(part, *seeds)
     state = {
         "before": now,  # the iterate before `now`
         "top": now,  # the best iterate
@@ -244,9 +246,7 @@ def apgd_targets(
     search = _Search(victim, problem, steps * (len(CLASSES) - 1), progress)
     for aim in range(len(CLASSES)):
         if problem.goal.target in (None, aim):
-            _climb(
-                victim, search, problem, logit_ratio, aim, steps, np.random.default_rng([seed, aim])
-            )
+            _climb(victim, search, problem, logit_ratio, aim, steps, (seed, aim))
     return search.result()
 
 
@@ -268,18 +268,18 @@ def square(
     """
     _positive(queries=queries)
     search = _Search(victim, problem, queries, progress)
-    rows, rng = search.rows(until_success=True), np.random.default_rng(seed)
+    rows, rngs = search.rows(until_success=True), problem.generators(seed)
     wide = problem.ball.radius[:, None, None]
     lengths = problem.ball.mask.sum(axis=(1, 2))
-    signs = np.where(rng.random(problem.x.shape) < 0.5, 1.0, -1.0)
+    signs = np.array([rng.choice((-1.0, 1.0), problem.x.shape[1:]) for rng in rngs])
     for query in range(queries):
         trial = signs[rows]
         if query:
             share = largest / 2 ** np.searchsorted(HALVINGS, query / queries, side="right")
-            for one, length in zip(trial, lengths[rows], strict=True):
-                piece = max(1, round(share * length))
-                begin = rng.integers(length - piece + 1)
-                one[begin : begin + piece] = rng.choice((-1.0, 1.0))
+            for one, row in zip(trial, rows, strict=True):
+                piece = max(1, round(share * lengths[row]))
+                begin = rngs[row].integers(lengths[row] - piece + 1)
+                one[begin : begin + piece] = rngs[row].choice((-1.0, 1.0))
         part = problem.rows(rows)
         x = part.ball.project(part.x + wide[rows] * trial)
         logits = victim.logits(x)
@@ -380,6 +380,15 @@ def shifted(victim: Victim, problem: Problem, shared: np.ndarray, seed: int = 0)
     """A universal change, (9000,), on recordings that it was not made for, each at a random shift."""
     shifts = np.random.default_rng(seed).integers(problem.x.shape[1], size=len(problem))
     return judged(victim, problem, _shift(problem, shared, shifts))
+
+
+def random_points(problem: Problem, *seeds: int) -> np.ndarray:
+    """A random point of each recording's ball, (n, 9000, 1) float32: the same whatever else is attacked."""
+    points = [
+        problem.rows(np.array([i])).ball.random(rng)
+        for i, rng in enumerate(problem.generators(*seeds))
+    ]
+    return np.concatenate([problem.x[:0], *points])
 
 
 def judged(victim: Victim, problem: Problem, x: np.ndarray) -> AttackResult:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ecgnb.attacks import AttackResult, judged, pgd
+from ecgnb.cluster import HERE, Workers
 from ecgnb.controls import random_signs, scaled
 from ecgnb.gradients import Victim
 from ecgnb.robustness import (
@@ -25,6 +26,7 @@ from ecgnb.robustness import (
     cascade,
     random_pgd,
     run,
+    run_each,
 )
 from ecgnb.threats import Goal, Problem
 
@@ -247,11 +249,12 @@ def run_checks(
     problem: Problem,
     attacks: dict[str, AttackResult],
     budget: Budget,
-    surrogate: Victim,
+    surrogate: Subject,
     folder: Path,
     *,
     seed: int = 0,
     progress: bool = False,
+    workers: Workers = HERE,
 ) -> list[Check]:
     """All checks of a model; results that take long are kept in `folder`.
 
@@ -259,31 +262,37 @@ def run_checks(
     `robustness.suite(budget)` made of them; surrogate : another model, to transfer from.
     """
     victim, radius = subject.victim, problem.ball.radius
-
-    def attack(name: str, posed: Problem = problem, **settings) -> AttackResult:
-        return run({name: Attack(pgd, settings)}, subject, posed, folder, seed, progress)[name]
-
+    kept = dict(folder=folder, seed=seed, progress=progress, workers=workers)
     plain = attacks[PUBLISHED]
     steps = AS_PUBLISHED[PUBLISHED].settings["steps"]
-    strong = attack("PGD, any iterate", steps=steps, until_success=True)
+    last = Attack(pgd, dict(steps=steps))
+    ever = last.with_settings(until_success=True)
+    sizes = {factor: f"PGD, {factor} ε" for factor in (0.25, 0.5, 2)}
+    wide = problem.resized(np.full(len(problem), LARGE))
+    made = run_each(
+        {
+            "PGD, any iterate": (ever, problem),
+            **{name: (last, problem.resized(f * radius)) for f, name in sizes.items()},
+            "PGD, large ε": (ever.with_settings(steps=2 * steps), wide),
+            "PGD, untargeted": (ever, replace(problem, goal=Goal(None))),
+        },
+        subject,
+        **kept,
+    )
+    strong, large, untargeted = (
+        made[name] for name in ("PGD, any iterate", "PGD, large ε", "PGD, untargeted")
+    )
     white = strong.success | plain.success
     for name in FREE:
         white = white | attacks[name].success
     bound = np.any([attacks[name].success for name in BOUND], axis=0)
     double = random_pgd(2 * budget.pgd_steps, 2 * budget.restarts)
     doubled, left = white.copy(), np.flatnonzero(~white)
-    again = cascade({"PGD, doubled": double}, subject, problem.rows(left), folder, seed, progress)
-    doubled[left] = again
-    sizes = {
-        factor: attack(f"PGD, {factor} ε", problem.resized(factor * radius), steps=steps)
-        for factor in (0.25, 0.5, 2)
-    }
-    grown = {f * float(np.median(radius)): r.success for f, r in (sizes | {1: plain}).items()}
-    wide = problem.resized(np.full(len(problem), LARGE))
-    large = attack("PGD, large ε", wide, steps=2 * steps, until_success=True)
-    anything = replace(problem, goal=Goal(None))
-    untargeted = attack("PGD, untargeted", anything, steps=steps, until_success=True)
-    borrowed = judged(victim, problem, pgd(surrogate, problem, steps=steps).x)
+    doubled[left] = cascade({"PGD, doubled": double}, subject, problem.rows(left), **kept)
+    success = {f: made[name].success for f, name in sizes.items()} | {1: plain.success}
+    grown = {f * float(np.median(radius)): found for f, found in success.items()}
+    (lent,) = run({f"PGD, for {subject.name}": last}, surrogate, problem, **kept).values()
+    borrowed = judged(victim, problem, lent.x)
     noise = scaled(random_signs(problem.x.shape, np.random.default_rng(seed)), problem)
     noisy = judged(victim, problem, noise)
     return [

@@ -1,11 +1,10 @@
-"""The only module that takes a gradient or knows which backend Keras runs on.
+"""The only module that takes a gradient, and with `devices` the only one that knows Keras' backend.
 
 Keras' TensorFlow backend is the default; its JAX backend works too (`KERAS_BACKEND=jax`).
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from ecgnb.devices import lost_hosts_named, own_rows, replicas, shared_out
 from ecgnb.errors import EcgnbError
 from ecgnb.losses import cross_entropy
 from ecgnb.model import in_bfloat16
@@ -47,7 +47,8 @@ class InputGradient:
     """The victim that is the network alone, in inference mode.
 
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
-    read at every call, so one object serves a model while it trains.
+    read at every call, so one object serves a model while it trains. A model on several devices is read by
+    all of them, `batch_size` rows each at a time.
 
     precision : "float32", or "bfloat16" to take gradients in bfloat16 with the same weights. `logits` is the
     model's own in any case, and attacks judge by it: what they call turned is turned.
@@ -59,10 +60,16 @@ class InputGradient:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
         if precision not in ("float32", "bfloat16"):
             raise EcgnbError(f"precision={precision!r}: expected float32 or bfloat16")
-        self.batch_size, self.draft = batch_size, precision == "bfloat16"
+        self._made_of = model, batch_size, precision
+        self.batch_size = batch_size * replicas(model)
+        self.draft = precision == "bfloat16"
         climbed = in_bfloat16(model) if self.draft else model
-        self._logits, self._compile = compiler(model, climbed, batch_size)
+        self._logits, self._compile = compiler(model, climbed, self.batch_size)
         self._compiled = {}
+
+    def __reduce__(self):
+        """Pickled as the model it is made of: compiled functions stay behind."""
+        return InputGradient, self._made_of
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """As `Victim.logits`."""
@@ -99,7 +106,7 @@ def _compile_tensorflow(
     # Measured on CPU: jit_compile=True is slower for this network (13.7 against 8.7 ms a gradient).
     @tf.function(input_signature=[signal], jit_compile=False)
     def logits(x):
-        return tf.cast(model(x, training=False), tf.float32)
+        return shared_out(model, lambda x: tf.cast(model(x, training=False), tf.float32), x)
 
     def climb(x):
         if climbed is model:
@@ -110,8 +117,7 @@ def _compile_tensorflow(
     def compiled(loss, example):
         aims = tf.TensorSpec((None, *example.shape[1:]), example.dtype)
 
-        @tf.function(input_signature=[signal, classes, aims], jit_compile=False)
-        def value_and_gradient(x, y, targets):
+        def read(x, y, targets):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 z = tf.cast(climb(x), tf.float32)
@@ -120,9 +126,21 @@ def _compile_tensorflow(
             zero = tf.UnconnectedGradients.ZERO
             return value, z, tape.gradient(value, x, unconnected_gradients=zero)
 
-        return lambda *given: tuple(part.numpy() for part in value_and_gradient(*given))
+        @tf.function(input_signature=[signal, classes, aims], jit_compile=False)
+        def value_and_gradient(x, y, targets):
+            return shared_out(model, read, x, y, targets)
 
-    return lambda x: logits(x).numpy(), compiled
+        def run(*given):
+            with lost_hosts_named():
+                return tuple(part.numpy() for part in value_and_gradient(*given))
+
+        return run
+
+    def run(x):
+        with lost_hosts_named():
+            return logits(x).numpy()
+
+    return run, compiled
 
 
 def _compile_jax(
@@ -159,11 +177,46 @@ def _compile_jax(
     return lambda x: np.asarray(logits(variables(), padded(x)))[: len(x)], compiled
 
 
-def distribution() -> contextlib.AbstractContextManager:
-    """Scope to build and compile a model in: all GPUs when there are several, else no change."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
+def training_step(model: keras.Model, copies: int = 1) -> Callable:
+    """(x, y, weights) -> loss: one step of a compiled model that several devices share.
 
-        if len(tf.config.list_logical_devices("GPU")) > 1:
-            return tf.distribute.MirroredStrategy().scope()
-    return contextlib.nullcontext()
+    Does what a step of `fit` does, which Keras 3 offers on the devices of one host only, and there with a
+    last batch that is not shared out evenly, and batch statistics of each device's own. Here the loss is the
+    mean over all rows of the batch, and batch-norm takes its statistics over all of them, so that the step is
+    that of one device but for rounding, and for dropout, which every device draws for itself.
+
+    x : (k, 9000, 1) float32; y : (k, 4) float32, one-hot; weights : (k,) float32; copies : rows that belong
+    together (see `Defence.copies`).
+    """
+    import tensorflow as tf
+
+    strategy, variables = model.distribute_strategy, model.trainable_variables
+    with strategy.scope():
+        model.optimizer.build(variables)
+    signature = [
+        tf.TensorSpec((None, *model.input_shape[1:])),
+        tf.TensorSpec((None, *model.output_shape[1:])),
+        tf.TensorSpec((None,)),
+    ]
+
+    # Shapes are open so that all hosts trace this once: their all-reduces are matched in order of tracing.
+    @tf.function(input_signature=signature, autograph=False)
+    def step(x, y, weights):
+        n = tf.shape(x)[0]
+
+        def part():
+            rows, share = own_rows(n, copies)
+            with tf.GradientTape() as tape:
+                losses = model.loss.call(y[rows], model(x[rows], training=True))
+                value = share * tf.reduce_sum(weights[rows] * losses) / tf.cast(n, tf.float32)
+            gradients = tape.gradient(value, variables)
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return value
+
+        return strategy.reduce("SUM", strategy.run(part), axis=None)
+
+    def run(x, y, weights):
+        with lost_hosts_named():
+            return float(step(x, y, weights))
+
+    return run

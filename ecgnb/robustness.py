@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from ecgnb.attacks import (
     square,
     universal,
 )
+from ecgnb.cluster import HERE, Workers, map_cached
 from ecgnb.controls import CONTROLS, scaled
 from ecgnb.evaluation import curve_of
 from ecgnb.geometry import Band
@@ -27,23 +30,32 @@ from ecgnb.gradients import Victim
 from ecgnb.losses import cross_entropy, logit_ratio
 from ecgnb.progress import bar
 from ecgnb.records import BAND
-from ecgnb.store import cached, digest
+from ecgnb.store import digest
 from ecgnb.threats import Problem
+
+# Recordings that are attacked at a time, and the unit of work that is sent to workers: small enough to keep
+# many busy with few recordings, and no slower a recording on CPU than larger ones. It is the same whoever
+# does the work, since the network's rounding depends on how many recordings it reads at once.
+CHUNK = 8
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its settings, as a value: call it with a victim and a problem."""
+    """An attack with its settings, as a value: call it with a victim and a problem.
+
+    together : what it does to a recording depends on the others, so that it must see all of them at once.
+    """
 
     function: Callable[..., AttackResult]
     settings: dict
+    together: bool = False
 
     def __call__(self, victim: Victim, problem: Problem, **more) -> AttackResult:
         return self.function(victim, problem, **self.settings, **more)
 
     def with_settings(self, **changes) -> Attack:
         """The same attack with some settings changed."""
-        return Attack(self.function, self.settings | changes)
+        return replace(self, settings=self.settings | changes)
 
     def __str__(self) -> str:
         words = [f"{k}={getattr(v, '__name__', v)}" for k, v in self.settings.items()]
@@ -111,7 +123,9 @@ def suite(budget: Budget) -> dict[str, Attack]:
         ),
         "SAP": Attack(_smooth_from_pgd, dict(steps=budget.smooth_steps)),
         "Square": Attack(square, dict(queries=budget.queries)),
-        "universal, of other recordings": Attack(_universal, dict(passes=budget.passes)),
+        "universal, of other recordings": Attack(
+            _universal, dict(passes=budget.passes), together=True
+        ),
     }
 
 
@@ -128,7 +142,9 @@ def strongest(budget: Budget) -> dict[str, Attack]:
 
 def control_suite() -> dict[str, Attack]:
     """name -> noise that was not made to deceive, as an attack as large as the ball allows."""
-    return {name: Attack(control, dict(make=make)) for name, make in CONTROLS.items()}
+    return {
+        name: Attack(control, dict(make=make), together=True) for name, make in CONTROLS.items()
+    }
 
 
 def control(
@@ -183,18 +199,42 @@ def run(
     folder: Path,
     seed: int = 0,
     progress: bool = False,
+    workers: Workers = HERE,
 ) -> dict[str, AttackResult]:
-    """name -> result of every attack on every recording; finished ones are taken from `folder`."""
-    found = {}
-    for name, attack in attacks.items():
-        key = _key(subject, problem) | {"attack": str(attack), "seed": seed}
+    """name -> result of every attack on every recording; finished chunks are taken from `folder`."""
+    return run_each(
+        {name: (attack, problem) for name, attack in attacks.items()},
+        subject,
+        folder,
+        seed,
+        progress,
+        workers,
+    )
 
-        def make(attack=attack, name=name):
-            text = f"{subject.name}, {name}" if progress else ""
-            return vars(attack(subject.victim, problem, seed=seed, progress=text))
 
-        found[name] = AttackResult(**cached(folder, f"{subject.name}-{name}", key, make))
-    return found
+def run_each(
+    posed: dict[str, tuple[Attack, Problem]],
+    subject: Subject,
+    folder: Path,
+    seed: int = 0,
+    progress: bool = False,
+    workers: Workers = HERE,
+) -> dict[str, AttackResult]:
+    """As `run`, each attack on a problem of its own: all of them at a time, if there are workers."""
+    items, kept, owners = [], [], []
+    for name, (attack, problem) in posed.items():
+        for part in [problem] if attack.together else chunks(problem):
+            items.append((attack, part))
+            key = _key(subject, part) | {"attack": str(attack), "seed": seed}
+            kept.append((f"{subject.name}-{name}", key))
+            owners.append(name)
+    text = f"{subject.name}, {_several(posed)}" if progress else ""
+    attack_one = partial(_attacked, seed=seed)
+    made = map_cached(workers, attack_one, items, kept, folder, shared=(subject,), text=text)
+    of = {name: [] for name in posed}
+    for name, arrays in zip(owners, made, strict=True):
+        of[name].append(AttackResult(**arrays))
+    return {name: _joined(parts) for name, parts in of.items()}
 
 
 def cascade(
@@ -204,33 +244,84 @@ def cascade(
     folder: Path,
     seed: int = 0,
     progress: bool = False,
+    workers: Workers = HERE,
 ) -> np.ndarray:
     """(n,) bool: turned by any of the attacks, each tried only on what those before it left standing."""
+    parts, each = chunks(problem), list(attacks.values())
+    how = {"cascade": [str(attack) for attack in each], "seed": seed}
+    name = f"{subject.name}-{_several(attacks)}"
+    kept = [(name, _key(subject, part) | how) for part in parts]
+    try_all, text = partial(_cascaded, attacks=each, seed=seed), name if progress else ""
+    made = map_cached(workers, try_all, parts, kept, folder, shared=(subject,), text=text)
+    return np.concatenate([one["turned"] for one in made])
+
+
+def chunks(problem: Problem) -> list[Problem]:
+    """The recordings in parts of at most `CHUNK`, as equal as can be; one part if there are none."""
+    parts = max(1, math.ceil(len(problem) / CHUNK))
+    return [problem.rows(rows) for rows in np.array_split(np.arange(len(problem)), parts)]
+
+
+def _attacked(
+    item: tuple[Attack, Problem], subject: Subject, *, seed: int
+) -> dict[str, np.ndarray]:
+    attack, problem = item
+    return vars(attack(subject.victim, problem, seed=seed))
+
+
+def _cascaded(
+    problem: Problem, subject: Subject, *, attacks: list[Attack], seed: int
+) -> dict[str, np.ndarray]:
     turned = np.zeros(len(problem), bool)
-    for name, attack in attacks.items():
+    for attack in attacks:
         left = np.flatnonzero(~turned)
         if len(left):
-            part = problem.rows(left)
-            (made,) = run({name: attack}, subject, part, folder, seed, progress).values()
-            turned[left] = made.success
-    return turned
+            turned[left] = attack(subject.victim, problem.rows(left), seed=seed).success
+    return {"turned": turned}
+
+
+def _joined(parts: list[AttackResult]) -> AttackResult:
+    """Results on some recordings each, as one. Losses are NaN after a part's last read."""
+    reads = max(len(part.loss) for part in parts)
+    losses = [np.full((reads, len(part.x)), np.nan, np.float32) for part in parts]
+    for loss, part in zip(losses, parts, strict=True):
+        loss[: len(part.loss)] = part.loss
+    names = ("x", "logits", "success", "iterations")
+    rest = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return AttackResult(*rest, np.concatenate(losses, axis=1))
+
+
+def _several(names: Collection[str]) -> str:
+    """What several attacks are called on a progress bar and in the names of files."""
+    first, *others = names
+    return f"{first} and {len(others)} more" if others else first
 
 
 def transfer(
-    subjects: list[Subject], problem: Problem, folder: Path, progress: bool = False
+    subjects: list[Subject],
+    problem: Problem,
+    folder: Path,
+    progress: bool = False,
+    workers: Workers = HERE,
 ) -> dict[str, dict[str, dict]]:
     """Who made the change × who reads it: maker -> reader -> success among recordings the reader found clean."""
-    right = {s.name: s.victim.logits(problem.x).argmax(axis=1) == problem.y for s in subjects}
-    matrix = {}
+    changed = []
     for maker in subjects:
-        (made,) = run(AS_PUBLISHED, maker, problem, folder, progress=progress).values()
-        matrix[maker.name] = {
-            reader.name: metrics.rate(
-                judged(reader.victim, problem, made.x).success[right[reader.name]]
-            )
-            for reader in subjects
-        }
+        (made,) = run(
+            AS_PUBLISHED, maker, problem, folder, progress=progress, workers=workers
+        ).values()
+        changed.append(made.x)
+    matrix = {maker.name: {} for maker in subjects}
+    for reader in subjects:
+        clean, *read = workers.map(_read, [problem.x, *changed], shared=(reader, problem))
+        right = clean.logits.argmax(axis=1) == problem.y
+        for maker, found in zip(subjects, read, strict=True):
+            matrix[maker.name][reader.name] = metrics.rate(found.success[right])
     return matrix
+
+
+def _read(x: np.ndarray, reader: Subject, problem: Problem) -> AttackResult:
+    return judged(reader.victim, problem, x)
 
 
 @dataclass(frozen=True)
@@ -335,16 +426,28 @@ def run_minimum(
     steps: int,
     band: tuple[float, float] | None,
     progress: bool = False,
+    workers: Workers = HERE,
 ) -> Minimum:
-    """`minimum` for every recording, taken from `folder` if it is finished."""
+    """`minimum` for every recording; finished chunks are taken from `folder`."""
+    parts = chunks(problem)
+    items = list(zip(parts, np.array_split(known, len(parts)), strict=True))
+    how = {"minimum": steps, "band": band}
+    kept = [
+        (f"{subject.name}-smallest", _key(subject, part) | how | {"known": digest(made)})
+        for part, made in items
+    ]
+    text = f"{subject.name}, smallest ε" if progress else ""
+    search = partial(_smallest, steps=steps, band=band)
+    found = map_cached(workers, search, items, kept, folder, shared=(subject,), text=text)
+    radius, x = (np.concatenate([one[name] for one in found]) for name in ("radius", "x"))
+    return Minimum(radius, x, max(float(one["largest"]) for one in found))
 
-    def make():
-        text = f"{subject.name}, smallest ε" if progress else ""
-        found = minimum(subject.victim, problem, known=known, steps=steps, band=band, progress=text)
-        return vars(found)
 
-    key = _key(subject, problem) | {"minimum": steps, "band": band, "known": digest(known)}
-    return Minimum(**cached(folder, f"{subject.name}-smallest", key, make))
+def _smallest(
+    item: tuple[Problem, np.ndarray], subject: Subject, **settings
+) -> dict[str, np.ndarray]:
+    problem, known = item
+    return vars(minimum(subject.victim, problem, known=known, **settings))
 
 
 def survival(radius: np.ndarray, found: np.ndarray, largest: float) -> dict[str, list[float]]:

@@ -10,15 +10,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta, norm
 
 from ecgnb import metrics
+from ecgnb.cluster import HERE, Workers
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically
-from ecgnb.progress import bar
 from ecgnb.records import CLASSES
 
 ABSTAINS = -1
@@ -67,6 +68,7 @@ def certify(
     seed: int = 0,
     path: Path | None = None,
     progress: str = "",
+    workers: Workers = HERE,
 ) -> Certificates:
     """CERTIFY of Cohen et al. for every recording: `n0` draws choose its class, `n` fresh ones bound it.
 
@@ -77,26 +79,34 @@ def certify(
     x : (n, 9000, 1) float32, z-units; mask : (n, 9000, 1) bool, real samples. Only they get noise, so
     certificates say nothing of perturbed padding. sigma : SD of the noise, z-units; path : JSON in which
     counts are kept after each recording, and from which an interrupted call goes on; progress : text of a
-    progress bar, none if empty.
+    progress bar, none if empty; workers : who reads them, a recording at a time (see `cluster`).
     """
     _check(x, mask, sigma, n0, n, alpha)
     settings = {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha, "seed": seed}
     settings["recordings"] = hashlib.sha256(x.tobytes() + mask.tobytes()).hexdigest()[:32]
-    known, rows = [], []
+    known, rows = [], {}
     if path is not None:
         known = logits(x[:1]).tolist()
         rows = _read(path, settings, known)
-    left = range(len(rows), len(x))
-    for i in bar(progress, left, unit="recording", initial=len(rows), total=len(x)):
-        selected, bounded = (
-            _tally(logits, x[i], mask[i], sigma, draws, batch_size, [seed, i, stage])
-            for stage, draws in ((SELECT, n0), (BOUND, n))
-        )
-        rows.append([int(selected.argmax()), *bounded.tolist()])
+    left = [i for i in range(len(x)) if i not in rows]
+
+    def keep(j: int, row: list[int]) -> None:
+        rows[left[j]] = row
         if path is not None:
-            text = json.dumps(settings | {"clean logits of the first": known, "rows": rows})
-            write_atomically(path, lambda target, text=text: target.write_text(text))
-    table = np.array(rows, np.int64).reshape(-1, 1 + len(CLASSES))
+            kept = {"clean logits of the first": known, "rows": dict(sorted(rows.items()))}
+            text = json.dumps(settings | kept)
+            write_atomically(path, lambda target: target.write_text(text))
+
+    workers.map(
+        partial(
+            _counted, sigma=sigma, stages=((SELECT, n0), (BOUND, n)), size=batch_size, seed=seed
+        ),
+        [(i, x[i], mask[i]) for i in left],
+        shared=(logits,),
+        text=progress if left else "",
+        done=keep,
+    )
+    table = np.array([rows[i] for i in range(len(x))], np.int64).reshape(-1, 1 + len(CLASSES))
     top, counts = table[:, 0], table[:, 1:]
     radii = radius(counts[np.arange(len(table)), top], n, sigma, alpha)
     return Certificates(np.where(radii > 0, top, ABSTAINS), radii, top, counts)
@@ -131,6 +141,17 @@ def l2_equivalent(epsilon: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return epsilon * np.sqrt(lengths)
 
 
+def _counted(
+    item: tuple[int, np.ndarray, np.ndarray], logits: Callable, *, sigma, stages, size, seed
+) -> list[int]:
+    """Of one recording, (its index, x, mask): the class most frequent in the first stage, counts of the second."""
+    i, x, mask = item
+    selected, bounded = (
+        _tally(logits, x, mask, sigma, draws, size, [seed, i, stage]) for stage, draws in stages
+    )
+    return [int(selected.argmax()), *bounded.tolist()]
+
+
 def _tally(
     logits: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,
@@ -149,13 +170,13 @@ def _tally(
     return counts
 
 
-def _read(path: Path, settings: dict, known: list) -> list[list[int]]:
-    """The rows kept in `path`, none if it does not exist; refused if made with anything else.
+def _read(path: Path, settings: dict, known: list) -> dict[int, list[int]]:
+    """Recording -> row, as kept in `path`, none if it does not exist; refused if made with anything else.
 
     known : the model's clean logits of the first recording, which tell it from other models.
     """
     if not path.exists():
-        return []
+        return {}
     remedy = "delete it to start anew, or name another file"
     try:
         stored = json.loads(path.read_text())
@@ -168,7 +189,7 @@ def _read(path: Path, settings: dict, known: list) -> list[list[int]]:
         changed = ["model"]
     if changed:
         raise EcgnbError(f"{path}: made with other settings ({', '.join(changed)}); {remedy}")
-    return stored["rows"]
+    return {int(i): row for i, row in stored["rows"].items()}
 
 
 def _check(x: np.ndarray, mask: np.ndarray, sigma: float, n0: int, n: int, alpha: float) -> None:

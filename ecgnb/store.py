@@ -52,9 +52,7 @@ def cached(
     key : everything that decides the result, besides this package's code, which is added; it names the file, so
     that nothing is ever taken for something else. name : the readable part of the file's name.
     """
-    text = json.dumps(key | {"code": code_digest()}, sort_keys=True, ensure_ascii=False)
-    plain = "".join(c if c.isalnum() or c in "-+" else "_" for c in name)
-    path = folder / f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+    path = file_of(folder, name, key)
     if not path.exists():
         arrays = make()
 
@@ -65,3 +63,10 @@ def cached(
         write_atomically(path, write)
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
+
+
+def file_of(folder: Path, name: str, key: dict) -> Path:
+    """The file in which `cached` keeps a result."""
+    text = json.dumps(key | {"code": code_digest()}, sort_keys=True, ensure_ascii=False)
+    plain = "".join(c if c.isalnum() or c in "-+" else "_" for c in name)
+    return folder / f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,6 +84,11 @@ class Problem:
     def targets(self) -> np.ndarray:
         """(n,) target classes, as losses take them."""
         return self.goal.targets(self.y)
+
+    def generators(self, *seeds: int) -> list[np.random.Generator]:
+        """A random generator for each recording, of the seeds and its own samples, whatever stands beside it."""
+        digests = (hashlib.sha256(x.tobytes()).digest()[:16] for x in self.x)
+        return [np.random.default_rng([*seeds, int.from_bytes(d, "big")]) for d in digests]
 
     def rows(self, index: np.ndarray) -> Problem:
         """Some of the recordings."""

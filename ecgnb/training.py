@@ -1,7 +1,8 @@
 """Training the baseline and the defences, on one loop that can be killed and resumed at any time.
 
 All randomness of epoch k is derived from (seed, k) alone, so an interrupted run that goes on from its last
-checkpoint ends with the same weights as an unbroken one.
+checkpoint ends with the same weights as an unbroken one. On several devices or hosts (see `devices`) every
+host runs this loop; one of them writes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +26,14 @@ from ecgnb import model as network
 from ecgnb.attacks import pgd
 from ecgnb.data import Dataset, class_weights
 from ecgnb.defences import BY_NAME, Defence, attacked_af, score, untargeted
+from ecgnb.devices import agree, assign_each, chief, distribution, hosts, replicas
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import AF, noisy
 from ecgnb.files import write_atomically
-from ecgnb.gradients import InputGradient, Victim, distribution
+from ecgnb.gradients import InputGradient, Victim, training_step
 from ecgnb.recipes import Recipe
 from ecgnb.records import CLASSES
+from ecgnb.store import digest
 
 WATCH_STEPS = 10  # PGD steps of the attacks on dev after every epoch, whatever a recipe trains with
 WATCH_PER_CLASS = (
@@ -50,21 +53,24 @@ def train(
     """Train by `recipe`; returns the kept model (float32, logits) and the history, a row an epoch.
 
     start : the model a defence starts from (the baseline); folder : for the checkpoint, kept.keras,
-    history.csv and recipe.json; resume : go on from a checkpoint found there, else start anew.
+    history.csv and recipe.json; several hosts share it; resume : go on from a checkpoint found there, else
+    start anew.
     """
     if recipe.defence != "baseline" and start is None:
         raise EcgnbError(f"{recipe.defence} training starts from a model; give the baseline")
     folder.mkdir(parents=True, exist_ok=True)
+    _agree_on(recipe, (train_set, dev_set), folder, start, resume)
     model, history = _open_run(recipe, folder, start, resume, train_set)
     gradient = InputGradient(model, recipe.batch_size)
     defence = BY_NAME[recipe.defence](recipe, train_set, gradient, start)
     part = few_of_each(dev_set, WATCH_PER_CLASS)
     began, done_before = time.monotonic(), len(history)
+    fit = _fitting(model, defence)
 
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([recipe.seed, epoch])
         _seed_dropout(model, recipe.seed, epoch)
-        loss, trained_on = _run_epoch(model, defence, rng, f"epoch {epoch + 1}/{recipe.epochs}")
+        loss, trained_on = _run_epoch(fit, defence, rng, f"epoch {epoch + 1}/{recipe.epochs}")
         with _as_kept(model, recipe, trained_on):
             row = {"epoch": epoch + 1, "loss": loss} | _dev_scores(gradient, dev_set)
             if recipe.defence != "baseline":
@@ -73,9 +79,10 @@ def train(
             row["criterion"] = defence.criterion(row)
             history.append(row)
             best = max(row["criterion"] for row in history)
-            if recipe.select == "last" or row["criterion"] == best:
+            if chief() and (recipe.select == "last" or row["criterion"] == best):
                 network.save(model, folder / "kept.keras")
-        _save_epoch(model, history, folder)
+        if chief():
+            _save_epoch(model, history, folder)
         left = (
             (time.monotonic() - began)
             / (len(history) - done_before)
@@ -83,6 +90,7 @@ def train(
         )
         _print_epoch(row, recipe.epochs, left)
 
+    agree("trained", "start all of them again")  # the kept model is not read before it is written
     return network.load(folder / "kept.keras"), pd.DataFrame(history)
 
 
@@ -166,13 +174,15 @@ def _open_run(
             )
         with distribution():
             model = keras.models.load_model(checkpoints[-1], safe_mode=True)
+            _share_statistics(model)
         epoch = int(checkpoints[-1].stem.split("-")[1])
         # The history is written before the checkpoint, so a kill between the two leaves a row too many.
         history = pd.read_csv(folder / "history.csv")[:epoch].to_dict("records")
         tqdm.write(f"{folder}: going on after epoch {epoch} of {recipe.epochs}")
         return model, history
-    for old in checkpoints:
-        old.unlink()
+    if chief():
+        for old in checkpoints:
+            old.unlink()
     keras.utils.set_random_seed(recipe.seed)
     with distribution():
         model = network.build(recipe.dropout, recipe.precision)
@@ -183,10 +193,38 @@ def _open_run(
             loss=BY_NAME[recipe.defence].loss(recipe),
             jit_compile=keras.backend.backend() == "jax",
         )
-    write_atomically(
-        folder / "recipe.json", lambda path: path.write_text(json.dumps(settings, indent=1))
-    )
+        _share_statistics(model)
+    if chief():
+        write_atomically(
+            folder / "recipe.json", lambda path: path.write_text(json.dumps(settings, indent=1))
+        )
     return model, []
+
+
+def _agree_on(
+    recipe: Recipe,
+    sets: tuple[Dataset, Dataset],
+    folder: Path,
+    start: keras.Model | None,
+    resume: bool,
+) -> None:
+    """See that all hosts, if there are several, train the same from the same, and share the folder."""
+    if hosts() == 1:
+        return
+    weights = start.get_weights() if start is not None else []
+    found = [digest(*weights), *(digest(part.x, part.y) for part in sets)]
+    found += [path.name for path in folder.glob("checkpoint-*.keras") if resume]
+    agree(
+        f"{recipe} {found}",
+        f"give all the same command, model and recordings, and a folder that they share ({folder})",
+    )
+
+
+def _share_statistics(model: keras.Model) -> None:
+    """Let batch-norm see the whole batch, however many devices share it."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.synchronized = replicas(model) > 1
 
 
 def _optimizer(recipe: Recipe, recordings: int) -> keras.optimizers.Optimizer:
@@ -206,15 +244,42 @@ def _optimizer(recipe: Recipe, recordings: int) -> keras.optimizers.Optimizer:
 
 
 def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
-    """Make the dropout masks of an epoch a function of (seed, epoch)."""
+    """Make the dropout masks of an epoch a function of (seed, epoch), and each device's of its number."""
     for i, layer in enumerate(model.layers):
         if isinstance(layer, layers.Dropout) and layer.rate > 0:
-            words = np.random.SeedSequence([seed, epoch, i]).generate_state(2)
-            layer.seed_generator.state.assign(words.astype(np.uint32))
+            words = [
+                np.random.SeedSequence([seed, epoch, i, *([device] if device else [])])
+                for device in range(replicas(model))
+            ]
+            assign_each(model, layer.seed_generator.state, [w.generate_state(2) for w in words])
+
+
+def _fitting(model: keras.Model, defence: Defence) -> Callable:
+    """(x, y, weights, bar) -> mean loss: a pass of training over some recordings, on all devices there are."""
+    size = defence.recipe.batch_size * defence.copies
+    if replicas(model) == 1:
+
+        def fit(x, y, weights, bar):
+            how = dict(batch_size=size, shuffle=False, verbose=0, callbacks=[bar])
+            return model.fit(x, y, sample_weight=weights, **how).history["loss"][-1]
+
+        return fit
+    step = training_step(model, defence.copies)
+
+    def fit_together(x, y, weights, bar):
+        bar.on_train_begin()
+        total = 0.0
+        for first in range(0, len(x), size):
+            rows = slice(first, first + size)
+            total += step(x[rows], y[rows], weights[rows]) * len(x[rows])
+            bar.on_train_batch_end(first)
+        return total / len(x)
+
+    return fit_together
 
 
 def _run_epoch(
-    model: keras.Model, defence: Defence, rng: np.random.Generator, text: str
+    fit: Callable, defence: Defence, rng: np.random.Generator, text: str
 ) -> tuple[float, np.ndarray]:
     """Train for an epoch; returns its mean loss, and what to collect statistics on: the first rows it read."""
     recipe, one_hot = defence.recipe, np.eye(len(CLASSES), dtype=np.float32)
@@ -223,17 +288,8 @@ def _run_epoch(
     bar = _Bar(text, math.ceil(len(drawn) / recipe.batch_size))
     losses, sizes, read = [], [], []
     for x, y in defence.chunks(drawn, rng):
-        fit = model.fit(
-            x,
-            one_hot[y],
-            sample_weight=weights[y],
-            batch_size=recipe.batch_size * defence.copies,
-            shuffle=False,
-            verbose=0,
-            callbacks=[bar],
-        )
+        losses.append(fit(x, one_hot[y], weights[y], bar))
         read.append(x[: max(0, STATISTICS_RECORDINGS - sum(sizes))])
-        losses.append(fit.history["loss"][-1])
         sizes.append(len(y))
     bar.close()
     return float(np.dot(losses, np.divide(sizes, sum(sizes)))), np.concatenate(read)

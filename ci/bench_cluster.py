@@ -1,0 +1,156 @@
+"""Time one evaluation by one Dask worker of one thread and by two: python ci/bench_cluster.py, on an idle machine.
+
+The reports of both must be the same. `million` makes the table of ci/CLUSTER.md from cluster.json. To publish:
+python ci/bench_cluster.py --out figures && python ci/update_readme.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ecgnb.assessment import evaluate, report_path
+from ecgnb.cluster import Cluster, local_cluster
+from ecgnb.data import Dataset, load
+from ecgnb.errors import EcgnbError
+from ecgnb.files import write_json
+
+ROOT = Path(__file__).parents[1]
+LEAST = 1.7  # times as fast as one worker, what two are claimed to be
+TRAINED_ON = 96  # recordings of the timed pass of training: three batches
+MILLION, CORES = 1_000_000, 64
+
+
+def bench_cluster(dataset: Dataset, model: str = "baseline", budget: str = "quick") -> dict:
+    """What cluster.json holds: times, memory, and seconds of a core for a recording."""
+    cores, load_before = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    one, report, training = _evaluation(dataset, model, budget, 1)
+    two, again, _ = _evaluation(dataset, model, budget, 2)
+    if again != report:
+        raise EcgnbError("bench: one worker and two wrote different reports")
+    about = json.loads(report)["about"]
+    return {
+        "about": about | {"cores": cores, "load before": load_before},
+        "one worker": one,
+        "two workers": two,
+        "times as fast": one["seconds"] / two["seconds"],
+        "seconds of a core": {
+            f"an AF recording, evaluated (budget {budget})": one["seconds"]
+            / about["AF recordings"],
+            "a recording, a pass of training": training,
+        },
+    }
+
+
+def _evaluation(
+    dataset: Dataset, model: str, budget: str, workers: int
+) -> tuple[dict[str, float], bytes, float]:
+    """An evaluation by so many workers: its time and memory, its report, and a pass of training's time.
+
+    Workers are at hand before the clock starts: starting them, and TensorFlow in each, is told apart.
+    """
+    from distributed import Client
+
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local_cluster(workers, threads=1) as local,
+        Client(local) as client,
+    ):
+        client.run(_awake)
+        ready = time.perf_counter()
+        evaluate(model, dataset, budget, Path(folder), whole=False, workers=Cluster(client))
+        found = {
+            "seconds": time.perf_counter() - ready,
+            "seconds to start": ready - began,
+            "GiB, largest worker": max(client.run(_largest_memory).values()),
+        }
+        training = client.submit(_pass_of_training).result()
+        report = report_path(Path(folder), model, dataset.split, budget).read_bytes()
+    return found, report, training
+
+
+def _awake() -> None:
+    """Load what an evaluation needs."""
+    import ecgnb.assessment  # noqa: F401
+
+
+def _largest_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _pass_of_training() -> float:
+    """Seconds for a recording of the baseline's training step, compiled before."""
+    import keras
+
+    from ecgnb import model as network
+
+    model = network.build(dropout=0.2)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(1e-3), loss)
+    x = np.random.default_rng(0).normal(size=(TRAINED_ON, 9000, 1)).astype(np.float32)
+    y = np.eye(4, dtype=np.float32)[np.arange(TRAINED_ON) % 4]
+    model.fit(x[:32], y[:32], batch_size=32, verbose=0)
+    began = time.perf_counter()
+    model.fit(x, y, batch_size=32, verbose=0)
+    return (time.perf_counter() - began) / TRAINED_ON
+
+
+def million(folder: Path) -> str:
+    """Markdown: what a million recordings cost at the speed in cluster.json; nothing if it was not measured."""
+    try:
+        found = json.loads((folder / "cluster.json").read_text())
+    except FileNotFoundError:
+        return ""
+    about = found["about"]
+    rows = [
+        f"| {what} | {seconds:.2g} s | {MILLION * seconds / 3600:,.0f} h | {MILLION * seconds / 3600 / CORES:,.0f} h |"
+        for what, seconds in found["seconds of a core"].items()
+    ]
+    return "\n".join(
+        [
+            f"| what | of one core, measured | a million, of one core | on {CORES} cores like it |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"From `figures/cluster.json` ({about['data']}, {about['split']}, {about['AF recordings']} AF; TensorFlow "
+            f"{about['versions']['tensorflow']} on a machine of {about['cores']} cores): one worker of one thread took "
+            f"{found['one worker']['seconds']:.0f} s for an evaluation, two took "
+            f"{found['two workers']['seconds']:.0f} s ({found['times as fast']:.2f} times as fast), with the same report; a "
+            f"worker took up to {found['two workers']['GiB, largest worker']:.1f} GiB. The last column supposes that more "
+            "cores go on as two do, which nobody has measured.",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="physionet", help="physionet or a folder (physionet)")
+    parser.add_argument("--model", default="baseline", help="a shipped model or a file (baseline)")
+    parser.add_argument(
+        "--recordings", type=int, default=0, help="only so many AF recordings: no claim is checked"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="(out/bench)")
+    options = parser.parse_args()
+    dataset = load("validation", data=options.data)
+    if options.recordings:
+        dataset = dataset.of_class("A").take(slice(0, options.recordings))
+    found = bench_cluster(dataset, options.model)
+    write_json(options.out / "cluster.json", found)
+    print(million(options.out))
+    if not options.recordings and found["times as fast"] < LEAST:
+        print(f"DOES NOT HOLD: {found['times as fast']:.2f}, claimed ≥ {LEAST}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
