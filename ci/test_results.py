@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from test_notebooks import FIGURES, papermill
 
 from ecgnb import cards, comparisons, metrics, recipes, scoring, sweeps
 from ecgnb import model as network
+from ecgnb.cluster import workers
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import AF
 from ecgnb.files import write_json
@@ -162,10 +164,10 @@ class Papermill:
     def __init__(self, failing: str = ""):
         self.calls, self.failing = [], failing
 
-    def __call__(self, command, env, stdout, stderr, check):
+    def __call__(self, command, stdout, stderr, check):
         words = iter(command[command.index("-p") :])
         given = {next(words): next(words) for word in words if word == "-p"}
-        self.calls.append((given, env))
+        self.calls.append(given)
         if given["NAME"] == self.failing:
             stdout.write("…\nValueError: it broke\n")
             return subprocess.CompletedProcess(command, 1)
@@ -177,10 +179,10 @@ class Papermill:
 def test_a_sweep_runs_what_is_not_finished_and_hands_models_on(plan, tmp_path, monkeypatch):
     papermill = Papermill()
     monkeypatch.setattr(subprocess, "run", papermill)
-    table = sweeps.sweep(plan, tmp_path / "runs", jobs=2)
-    calls = {given["NAME"]: given for given, _ in papermill.calls}
+    table = sweeps.sweep(plan, tmp_path / "runs")
+    calls = {given["NAME"]: given for given in papermill.calls}
     assert set(calls) == {"one", "two", "three"}
-    order = [given["NAME"] for given, _ in papermill.calls]
+    order = [given["NAME"] for given in papermill.calls]
     assert order.index("one") < order.index("two")
     assert calls["two"]["START"] == str(tmp_path / "runs/one/models/one.keras")
     assert calls["three"]["START"] == "baseline" and "START" not in calls["one"]
@@ -191,7 +193,7 @@ def test_a_sweep_runs_what_is_not_finished_and_hands_models_on(plan, tmp_path, m
     assert len(papermill.calls) == 3
     plan.write_text(PLAN.replace("fast,one,3", "fast,one,5"))
     sweeps.sweep(plan, tmp_path / "runs")
-    assert [given["NAME"] for given, _ in papermill.calls[3:]] == ["two"]
+    assert [given["NAME"] for given in papermill.calls[3:]] == ["two"]
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(plan, tmp_path, monkeypatch, capsys):
@@ -203,7 +205,9 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(plan, tmp_path, monkeypa
 
 
 def test_a_sweep_through_papermill_trains_scores_and_writes_cards(plan, tmp_path):
-    table = sweeps.sweep(plan, tmp_path / "runs", only=["two"])
+    """By Dask's workers, where there is Dask."""
+    with workers("local:2" if find_spec("distributed") else "") as them:
+        table = sweeps.sweep(plan, tmp_path / "runs", ["two"], them)
     assert table.groupby("run")["split"].unique().map(set).to_dict() == {
         "one": {"dev"},
         "two": {"dev", "validation"},

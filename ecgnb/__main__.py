@@ -113,14 +113,16 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="these, and what they start from"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    _add_cluster(parser)
     parser.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from ecgnb.cluster import workers
     from ecgnb.sweeps import TABLE, sweep
 
-    sweep(options.plan, options.folder, options.only, options.jobs)
+    with workers(options.cluster) as them:
+        sweep(options.plan, options.folder, options.only, them)
     print(options.folder / TABLE)
 
 

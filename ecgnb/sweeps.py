@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from ecgnb.cluster import HERE, Workers
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically, write_json
-from ecgnb.progress import bar
 from ecgnb.report import read_json
 from ecgnb.scoring import rows
 
@@ -55,37 +51,26 @@ def read_plan(path: Path, only: list[str]) -> dict[str, dict[str, str]]:
     return {name: run for name, run in plan.items() if name in wanted}
 
 
-def sweep(path: Path, folder: Path, only: list[str] = (), jobs: int = 1) -> pd.DataFrame:
-    """Run what is not finished of a plan, `jobs` at a time; returns the table, also written to `folder`.
+def sweep(path: Path, folder: Path, only: list[str] = (), workers: Workers = HERE) -> pd.DataFrame:
+    """Run what is not finished of a plan; returns the table, also written to `folder`.
 
-    path, only : as in `read_plan`. Each run has a folder of its own, with the executed notebook, its log, the
-    kept model, result.json and card.md. A run that was interrupted goes on from its last epoch; when one
-    fails the others go on.
+    path, only : as in `read_plan`; workers : who runs, each a run at a time; the folder must be one that they
+    share. Each run has a folder of its own, with the executed notebook, its log, the kept model, result.json and
+    card.md. A run that was interrupted goes on from its last epoch; when one fails the others go on.
     """
-    plan = read_plan(path, only)
-    ended = {name: threading.Event() for name in plan}
-    threads = str(max(1, _cores() // jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
-    failed = []
-
-    def one(name: str) -> None:
-        """Waiting cannot block for ever: what a run starts from was begun before it."""
-        if plan[name].get("START") in ended:
-            ended[plan[name]["START"]].wait()
-        try:
-            _run(
-                name, plan, folder, environment, f"python -m ecgnb sweep {path} runs --only {name}"
-            )
-        except EcgnbError as error:
-            failed.append(name)
-            tqdm.write(str(error), file=sys.stderr)
-        finally:
-            ended[name].set()
-
-    with ThreadPoolExecutor(jobs) as pool, bar("sweep", total=len(plan), unit="run") as progress:
-        for future in as_completed([pool.submit(one, name) for name in plan]):
-            future.result()
-            progress.update()
+    plan, folder = read_plan(path, only), folder.resolve()
+    problems = {}
+    for generation in _generations(plan):
+        remakes = [f"python -m ecgnb sweep {path} runs --only {name}" for name in generation]
+        found = workers.map(
+            _run,
+            list(zip(generation, remakes, strict=True)),
+            shared=(plan, folder),
+            text="runs",
+            done=lambda _, problem: problem and tqdm.write(problem, file=sys.stderr),
+        )
+        problems |= dict(zip(generation, found, strict=True))
+    failed = [name for name in plan if problems[name]]
     table = tidy({name: run for name, run in plan.items() if name not in failed}, folder)
     write_atomically(folder / TABLE, lambda path: table.to_csv(path, index=False))
     if failed:
@@ -93,24 +78,28 @@ def sweep(path: Path, folder: Path, only: list[str] = (), jobs: int = 1) -> pd.D
     return table
 
 
-def _cores() -> int:
-    """Cores that this process may use (where the system does not tell, all)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _generations(plan: dict[str, dict[str, str]]) -> list[list[str]]:
+    """Names of runs, each in a later list than the run that it starts from."""
+    depth = {}
+    for name, run in plan.items():
+        depth[name] = depth.get(run.get("START"), -1) + 1
+    return [[name for name in plan if depth[name] == d] for d in range(max(depth.values()) + 1)]
 
 
-def _run(name: str, plan: dict, folder: Path, environment: dict[str, str], remake: str) -> None:
-    """One run, unless it was finished with the same parameters."""
+def _run(who: tuple[str, str], plan: dict, folder: Path) -> str:
+    """One run, unless it was finished with the same parameters; returns what went wrong, if anything did.
+
+    who : its name, and the command that makes it again.
+    """
+    name, remake = who
     out, finished = folder / name, folder / name / "finished.json"
     if finished.exists() and read_json(finished) == plan[name]:
-        return
-    given = plan[name] | {"NAME": name, "OUT": str(out.resolve()), "REMAKE": remake}
+        return ""
+    given = plan[name] | {"NAME": name, "OUT": str(out), "REMAKE": remake}
     start = plan[name].get("START")
     if start in plan:
-        given["START"] = str((folder / start / "models" / f"{start}.keras").resolve())
+        given["START"] = str(folder / start / "models" / f"{start}.keras")
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     with (out / "log.txt").open("w", encoding="utf-8") as log:
         code = subprocess.run(
             [
@@ -118,16 +107,15 @@ def _run(name: str, plan: dict, folder: Path, environment: dict[str, str], remak
                 *(str(NOTEBOOK), str(out / "notebook.ipynb")),
                 *(word for key, value in given.items() for word in ("-p", key, value)),
             ],
-            env=environment,
             stdout=log,
             stderr=log,
             check=False,
         ).returncode
     if code:
         lines = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
-        raise EcgnbError(f"{name}: {lines[-1] if lines else 'failed'}; see {out / 'log.txt'}")
+        return f"{name}: {lines[-1] if lines else 'failed'}; see {out / 'log.txt'}"
     write_json(finished, plan[name])
-    tqdm.write(f"{name}: finished in {(time.monotonic() - began) / 60:.0f} min")
+    return ""
 
 
 def tidy(plan: dict[str, dict[str, str]], folder: Path) -> pd.DataFrame:
