@@ -24,9 +24,14 @@ DPI = 150
 STYLE = ["default", {"font.size": 10, "xtick.labelsize": 9, "ytick.labelsize": 9}]
 STYLE[1] |= {"legend.fontsize": 9, "axes.titlesize": 10, "figure.titlesize": 11}
 COLOURS = {"clean": "#222222", "attacked": "#d55e00"}
-COLOURS |= {"baseline": "#0173b2", "static": "#de8f05", "adaptive": "#029e73"}
+COLOURS |= {
+    "baseline": "#0173b2",
+    "static": "#de8f05",
+    "adaptive": "#029e73",
+    "all-classes": "#ca9161",
+}
 CONTROL = "#777777"
-OTHERS = ("#cc78bc", "#56b4e9", "#ca9161")  # for whatever has no colour of its own
+OTHERS = ("#cc78bc", "#56b4e9", "#fbafe4")  # for whatever has no colour of its own
 MARKERS, DASHES = "os^Dv", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
