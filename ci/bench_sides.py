@@ -32,15 +32,20 @@ MAXRSS_GIB = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes,
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. per_class : recordings of a class in an epoch; epsilons : points of the grid."""
+    """How much is done.
+
+    per_class : recordings of a class in an epoch; epsilons : points of the grid; trained : recordings of a pass
+    of training alone.
+    """
 
     recordings: int
     steps: int
     per_class: int
     epsilons: int
+    trained: int
 
 
-FULL, QUICK = Size(64, 20, 300, 10), Size(4, 3, 8, 3)
+FULL, QUICK = Size(64, 20, 300, 10, 320), Size(4, 3, 8, 3, 32)
 
 
 def against_the_clock(work: Callable) -> tuple[object, dict[str, float]]:
@@ -304,6 +309,50 @@ def epoch_case(maker: Callable, size: Size, source: str) -> dict:
     return cost | {"turned": turned}
 
 
+# Training alone, and what its input takes. A maker takes recordings to train on, and returns () -> their number.
+
+
+def training_pass(precision: str, dropout: float = 0.2) -> Callable:
+    """A pass of the baseline's training, on whatever backend Keras has."""
+
+    def make(train_set):
+        import keras
+
+        from ecgnb import model as network
+
+        model = network.build(dropout, precision)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(
+            keras.optimizers.AdamW(1e-3), loss, jit_compile=keras.config.backend() == "jax"
+        )
+        labels = np.eye(len(CLASSES), dtype=np.float32)[train_set.y]
+
+        def run():
+            model.fit(train_set.x, labels, batch_size=BATCH, shuffle=False, verbose=0)
+            return len(train_set)
+
+        return run
+
+    return make
+
+
+def input_alone(train_set):
+    """Shift, amplitude, polarity and noise, as the baseline's recipe has them; nothing is trained."""
+    from ecgnb.defences import augment
+    from ecgnb.recipes import recipe_for
+
+    recipe, rng = recipe_for("baseline"), np.random.default_rng(0)
+    return lambda: len(np.stack([augment(signal, recipe, rng) for signal in train_set.signals]))
+
+
+def step_case(maker: Callable, size: Size, source: str) -> dict:
+    """Time a pass over some recordings; the first compiles."""
+    run = maker(data.load("train", data=source).take(slice(0, size.trained)))
+    run()
+    recordings, cost = against_the_clock(run)
+    return cost | {"recordings": recordings}
+
+
 # The robustness curve. A maker takes a victim, a problem as wide as the curve, and a size, and returns
 # () -> (n,) the smallest ε that turns each recording.
 
@@ -396,6 +445,7 @@ CASES: dict[str, tuple[Callable, dict[str, Callable]]] = {
         {
             "ecgnb, until turned": ours("pgd", until_success=True),
             "ecgnb, until turned, slopes in bfloat16": ours("pgd", "bfloat16", until_success=True),
+            "ecgnb, until turned, JAX": ours("pgd", until_success=True),
             "ecgnb, all steps for all": ours("pgd"),
             "ecgnb, until turned, bfloat16 believed": bfloat16_alone,
             "ART": art("ProjectedGradientDescent", eps_step=STEP),
@@ -425,6 +475,16 @@ CASES: dict[str, tuple[Callable, dict[str, Callable]]] = {
             "notebook: eager attacks, model.fit": notebook_epoch,
         },
     ),
+    "step": (
+        step_case,
+        {
+            "in bfloat16": training_pass("bfloat16"),
+            "in bfloat16, no dropout": training_pass("bfloat16", 0.0),
+            "in float32": training_pass("float32"),
+            "in float32, JAX": training_pass("float32"),
+            "its input alone, augmented": input_alone,
+        },
+    ),
     "curve": (curve_case, {"ecgnb, smallest ε of each": search, "grid of full PGD": grid}),
     "loading": (loading_case, {"first": True, "later": False}),
     "floor": (floor_case, {"matrix product": None}),
@@ -439,6 +499,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", default="physionet")
     options = parser.parse_args()
+    if "JAX" in options.side:
+        os.environ["KERAS_BACKEND"] = "jax"  # before anything imports Keras
     measure, sides = CASES[options.case]
     size = QUICK if options.quick else FULL
     write_json(options.target, measure(sides[options.side], size, options.data))
