@@ -282,7 +282,7 @@ def test_claims_are_tested_on_pairs(scored):
 def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):
     """Real scores of the small network on the demo set stand in for every run."""
     results, out, plan = tmp_path / "results", tmp_path / "out", []
-    for name in comparisons.SHIPPED:
+    for name in comparisons.PRESENTED:
         protocol, defence = (
             "original" if name.startswith("original") else "leakfree",
             name.split("-")[-1],

@@ -28,7 +28,7 @@ COLOURS |= {
     "baseline": "#0173b2",
     "static": "#de8f05",
     "adaptive": "#029e73",
-    "all-classes": "#ca9161",
+    "fast": "#ca9161",
 }
 CONTROL = "#777777"
 OTHERS = ("#cc78bc", "#56b4e9", "#fbafe4")  # for whatever has no colour of its own

@@ -20,9 +20,9 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 SPLITS = "validation"  # recordings to score on, split by spaces: validation, test; "" is none
-DEFENCE = "all-classes"  # baseline, static, adaptive, all-classes, fast or trades
+DEFENCE = "fast"  # baseline, static, adaptive, all-classes, fast or trades
 START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for a baseline none
-MODEL = "all-classes"  # with EPOCHS = 0: the shipped model to look at
+MODEL = "fast"  # with EPOCHS = 0: the shipped model to look at
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"

@@ -19,7 +19,7 @@
 # %% tags=["parameters"]
 RESULTS = "figures/results"  # folder with a result a run (.json), runs.csv and ablation.csv
 RUNS = ""  # runs of the tables, split by spaces; "" is the shipped ones
-HISTORIES = "static adaptive all-classes"  # runs whose training is drawn
+HISTORIES = "static adaptive fast"  # runs whose training is drawn
 OUT = "out"  # folder for figures; a relative path counts from the repository's root
 
 # %%
@@ -31,7 +31,7 @@ from ecgnb.model import path_of
 
 notebook.check_parameters()
 out, stored = notebook.output_folder(OUT), notebook.ROOT / RESULTS
-results = comparisons.read_results(stored, RUNS.split() or list(comparisons.SHIPPED))
+results = comparisons.read_results(stored, RUNS.split() or list(comparisons.PRESENTED))
 about = next(iter(results.values()))["scores"]["validation"]["about"] | {"model": " ".join(results)}
 title = f"{about['data']}, labels {about['labels']}"
 
