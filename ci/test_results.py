@@ -293,6 +293,7 @@ def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):
         write_json(results / f"{name}.json", found)
         plan += [
             {"run": name, "defence": defence, "protocol": protocol, "seed": seed, "split": "test"}
+            | {"start": "", "epochs": 1, "changes": ""}
             | row
             for row in scoring.rows(scored[0])
             for seed in (1, 2)
@@ -313,12 +314,14 @@ def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):
 
 def test_seeds_stand_side_by_side_and_single_runs_are_left_out():
     values = {("fast", 1): 0.5, ("fast", 2): 0.7, ("fast", 3): 0.6, ("static", 1): 0.4}
+    shorter = {("static", 2): 0.9}
     table = pd.DataFrame(
         {
             **{"defence": d, "seed": s, "protocol": "leakfree", "split": "test"},
             **{"attack": "none", "measure": measure, "value": value},
+            **{"start": None, "epochs": 4 if (d, s) in shorter else 20, "changes": None},
         }
-        for (d, s), value in values.items()
+        for (d, s), value in (values | shorter).items()
         for measure in ("F1 A", "challenge score")
     )
     found = comparisons.seeds(table, "test")

@@ -17,7 +17,8 @@ Z, UV = THREATS
 TURNED = "AF read as N under attack, of AF found clean"
 PRESENTED = (  # the runs of the results table, in its order
     *("original-baseline", "original-static", "original-adaptive"),
-    *("baseline", "static", "adaptive", "all-classes", "fast", "trades", "baseline-as-published"),
+    *("baseline", "static", "adaptive", "all-classes", "fast", "trades"),
+    *("baseline-as-published", "adaptive-as-published"),
 )
 CLEAN = "nothing attacked"
 PLAIN, LEAKY = ("baseline-as-published", CLEAN), ("original-baseline", CLEAN)
@@ -156,7 +157,7 @@ def paired(
 def seeds(table: pd.DataFrame, split: str) -> dict[str, dict[str, dict[int, float]]]:
     """defence -> {measure: {seed: value}}, for each defence that was run with several seeds, leak-free.
 
-    table : of `sweeps.tidy`.
+    Runs that differ in more than their seed do not count. table : of `sweeps.tidy`.
     """
     picked = {
         "F1 A": ("none", "F1 A"),
@@ -169,7 +170,8 @@ def seeds(table: pd.DataFrame, split: str) -> dict[str, dict[str, dict[int, floa
     }
     leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
     found = {}
-    for defence, runs in leakfree.groupby("defence", sort=False):
+    recipe = ["defence", "start", "epochs", "changes"]
+    for (defence, *_), runs in leakfree.groupby(recipe, sort=False, dropna=False):
         if runs["seed"].nunique() > 1:
             found[defence] = {
                 words: runs[(runs["attack"] == attack) & (runs["measure"] == measure)]

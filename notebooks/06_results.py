@@ -17,7 +17,7 @@
 # `RESULTS` at a sweep of your own to see that in place of ours.
 
 # %% tags=["parameters"]
-RESULTS = "figures/results"  # folder with a result a run (.json), runs.csv and ablation.csv
+RESULTS = "figures/results"  # folder with a result a run (.json), runs.csv and, if there is one, ablation.csv
 RUNS = ""  # runs of the tables, split by spaces; "" is the shipped ones
 HISTORIES = "static adaptive fast"  # runs whose training is drawn
 OUT = "out"  # folder for figures; a relative path counts from the repository's root
@@ -42,10 +42,8 @@ title = f"{about['data']}, labels {about['labels']}"
 # which differ by their seed alone: a change that moves the score by less has shown nothing.
 
 # %%
-ablation = comparisons.ablation_table(
-    pd.read_csv(stored / "ablation.csv"), results["baseline"]["recipe"]
-)
-ablation
+if (tried := stored / "ablation.csv").exists():
+    display(comparisons.ablation_table(pd.read_csv(tried), results["baseline"]["recipe"]))
 
 # %% [markdown]
 # ## All runs, both protocols
