@@ -267,8 +267,10 @@ def test_claims_are_tested_on_pairs(scored):
     claims = {
         "nothing": (("a", clean), ("b", clean), "F1 A"),
         "attacked": (("a", clean), ("b", fresh), "AF recall"),
+        "not run": (("a", clean), ("c", clean), "F1 A"),
     }
     table = comparisons.paired(results, "validation", claims)
+    assert list(table.index) == ["nothing", "attacked"]
     assert table.loc["nothing", "difference"] == "+0.00 [+0.00, +0.00]"
     before, after = (scored[0]["read as"][key] for key in (clean, fresh))
     y = scored[0]["labels"]

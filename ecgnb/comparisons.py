@@ -130,10 +130,13 @@ def paired(
     """Claims as paired differences on the same recordings, with 95 % intervals and p, adjusted by Holm.
 
     claims : words -> ((run, attack), (run, attack), measure): the second less the first, a measure of
-    `MEASURES`; attack : a key of "read as" in `scoring.score`.
+    `MEASURES`; attack : a key of "read as" in `scoring.score`. Claims on runs that are not among the results are
+    left out.
     """
     found = {}
     for words, (*sides, measure) in claims.items():
+        if any(run not in results for run, _ in sides):
+            continue
         scores = [results[run]["scores"][split] for run, _ in sides]
         y, before, after = (
             classes(scores[0]["labels"]),

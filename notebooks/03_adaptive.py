@@ -200,15 +200,14 @@ display(figure)
 # %% [markdown]
 # ## What this does not show
 #
-# The model was trained against AF → N by PGD and judged by AF → N by PGD, and a good part of what it learnt is that a perturbed
-# recording is AF. Attacking recordings of every class in training, or adding noise to the others, would take that shortcut away. Other
-# targets, other attacks and other units are the subject of notebook 4; "robust across all ε", as the original put it, is more than one
-# attack can show.
+# The model was trained against AF → N by PGD and judged by AF → N by PGD. Whether it withstands other attacks of that aim, other
+# aims and other units is the subject of notebook 4; "robust across all ε", as the original put it, is more than one attack can show.
+# Whoever does not trust the noise above to reveal every shortcut attacks recordings of all classes in training (`DEFENCE` in notebook 5).
 #
 # ## In this notebook we saw
 #
 # - that examples made anew each epoch keep AF recall under fresh attacks, which stored ones do not;
-# - that AF recall under attack alone is no evidence: a model that calls everything perturbed AF has it too;
+# - that AF recall under attack alone is no evidence: a model that calls everything perturbed AF would have it too;
 # - that dropout and batch-norm statistics have to agree before adversarial fine-tuning works;
 # - what the defence costs on clean recordings, with intervals.
 #

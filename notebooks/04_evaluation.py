@@ -119,8 +119,8 @@ if not COMPUTE and SPLIT == "validation":
 # ## The exact curve
 #
 # For each recording the smallest ε that turns it is found by bisection, so that the curve is not a grid: it
-# steps down at every recording. **Look for** the noise beside it, and for the cliff of the adaptive model. The search begins with the
-# worst case at ε 0.2 and goes on with PGD, which this model misleads: left of the cliff its curve says what PGD can do, not what is so.
+# steps down at every recording. **Look for** the noise beside it, and for whether a curve falls gradually or off a cliff. The search begins with
+# the worst case at ε 0.2 and goes on with PGD: away from 0.2 a curve says what PGD can do, which other attacks may exceed.
 
 # %%
 curves = {name: {"attack": r["curve"]} | r["control curves"] for name, r in reports.items()}
@@ -272,8 +272,8 @@ tables.front_table(reports[models[0]])
 #
 # Attacks show what is not robust. Randomized smoothing (Cohen et al. 2019) shows what is: within the certified radius no change
 # whatever turns the recording, with 99.9 % confidence each. **Look at** the scale on top: the ε in L∞ that such a radius covers for certain.
-# The curves end where the number of noisy reads ends: ten times as many would reach a third farther. And **mind** the adaptive
-# model: more AF is certified than it finds when clean, because it takes the noise itself for AF.
+# The curves end where the number of noisy reads ends: ten times as many would reach a third farther. And **mind** where a curve begins:
+# a model that takes noise itself for AF would have more AF certified than it finds when clean.
 
 # %%
 certified = {name: r["certified"]["curve"] for name, r in reports.items()}
@@ -298,11 +298,11 @@ if len(models) > 1:
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - that one attack says little: the adaptive model, best under PGD, loses most of its AF to smooth changes of the same size, and static,
-#   which looked weaker, keeps more in the worst case;
-# - that one target says little: next to nothing withstands an attacker to whom any wrong class will do;
-# - that an evaluation can check itself: of these three models, only adaptive shows signs of masked gradients, and it is the one whose
-#   recall under PGD cannot be believed;
+# - that one attack says little: stronger ones of the same size turn most of what PGD-20 leaves of the baseline, some of static's, and little of
+#   adaptive's, whose resistance to this aim is real as far as nine attacks can tell;
+# - that one target says little: it is resistance in the direction that was taught. Next to nothing withstands an attacker to whom any
+#   wrong class will do;
+# - that an evaluation can check itself, by signs that its attacks are too weak;
 # - that static training learnt more than its examples: it withstands the change made with a baseline it never saw, but not its own;
 # - that most of PGD's power lies where the ECG has its own, unlike muscle noise: a filter helps against an attacker who does not know
 #   of it, and little against one who does;

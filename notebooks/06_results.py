@@ -42,7 +42,7 @@ title = f"{about['data']}, labels {about['labels']}"
 # which differ by their seed alone: a change that moves the score by less has shown nothing.
 
 # %%
-if (tried := stored / "ablation.csv").exists():
+if (tried := stored / "ablation.csv").exists() and "baseline" in results:
     display(comparisons.ablation_table(pd.read_csv(tried), results["baseline"]["recipe"]))
 
 # %% [markdown]
