@@ -194,6 +194,8 @@ def test_a_sweep_runs_what_is_not_finished_and_hands_models_on(plan, tmp_path, m
     plan.write_text(PLAN.replace("fast,one,3", "fast,one,5"))
     sweeps.sweep(plan, tmp_path / "runs")
     assert [given["NAME"] for given in papermill.calls[3:]] == ["two"]
+    # Asked for one run, it still writes the table of all that are finished.
+    assert set(sweeps.sweep(plan, tmp_path / "runs", ["three"])["run"]) == {"one", "two", "three"}
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(plan, tmp_path, monkeypatch, capsys):

@@ -30,9 +30,10 @@ TABLES = {
 def with_tables(text: str, tables: dict[str, Callable[[Path], str]], figures: Path) -> str:
     """The text with what stands between its markers made anew from the JSON in `figures`."""
     for name, table in tables.items():
-        block = f"<!-- {name} -->\n{table(figures)}\n<!-- /{name} -->"
-        marked = f"<!-- {name} -->.*<!-- /{name} -->"
-        text = re.sub(marked, lambda _, block=block: block, text, flags=re.S)
+        first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if first in text:
+            block = f"{first}\n{table(figures)}\n{last}"
+            text = re.sub(f"{first}.*{last}", lambda _, block=block: block, text, flags=re.S)
     return text
 
 

@@ -16,9 +16,8 @@ from ecgnb.scoring import EVERY_CLASS, NOISE, STORED, THREATS, classes
 Z, UV = THREATS
 TURNED = "AF read as N under attack, of AF found clean"
 PRESENTED = (  # the runs of the results table, in its order
-    *("original-baseline", "original-static", "original-adaptive"),
-    *("baseline", "static", "adaptive", "all-classes", "fast", "trades"),
-    *("baseline-as-published", "adaptive-as-published"),
+    *("original-baseline", "baseline", "static", "adaptive"),
+    *("all-classes", "fast"),
 )
 CLEAN = "nothing attacked"
 PLAIN, LEAKY = ("baseline-as-published", CLEAN), ("original-baseline", CLEAN)
@@ -173,7 +172,7 @@ def seeds(table: pd.DataFrame, split: str) -> dict[str, dict[str, dict[int, floa
     }
     leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
     found = {}
-    recipe = ["defence", "start", "epochs", "changes"]
+    recipe = [c for c in ("defence", "start", "epochs", "changes") if c in table]
     for (defence, *_), runs in leakfree.groupby(recipe, sort=False, dropna=False):
         if runs["seed"].nunique() > 1:
             found[defence] = {

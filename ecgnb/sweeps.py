@@ -18,6 +18,7 @@ from ecgnb.scoring import rows
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_training.ipynb"
 TABLE = "results.csv"
+FINISHED = "finished.json"  # a run's parameters, written last
 
 
 def read_plan(path: Path, only: list[str]) -> dict[str, dict[str, str]]:
@@ -52,7 +53,7 @@ def read_plan(path: Path, only: list[str]) -> dict[str, dict[str, str]]:
 
 
 def sweep(path: Path, folder: Path, only: list[str] = (), workers: Workers = HERE) -> pd.DataFrame:
-    """Run what is not finished of a plan; returns the table, also written to `folder`.
+    """Run what is not finished of a plan; returns the table of all that is, also written to `folder`.
 
     path, only : as in `read_plan`; workers : who runs, each a run at a time; the folder must be one that they
     share. Each run has a folder of its own, with the executed notebook, its log, the kept model, result.json and
@@ -71,7 +72,10 @@ def sweep(path: Path, folder: Path, only: list[str] = (), workers: Workers = HER
         )
         problems |= dict(zip(generation, found, strict=True))
     failed = [name for name in plan if problems[name]]
-    table = tidy({name: run for name, run in plan.items() if name not in failed}, folder)
+    every = read_plan(path, [])
+    table = tidy(
+        {name: every[name] for name in every if _finished(every[name], folder / name)}, folder
+    )
     write_atomically(folder / TABLE, lambda path: table.to_csv(path, index=False))
     if failed:
         raise EcgnbError(f"{len(failed)} of {len(plan)} runs failed: {', '.join(failed)}")
@@ -86,14 +90,20 @@ def _generations(plan: dict[str, dict[str, str]]) -> list[list[str]]:
     return [[name for name in plan if depth[name] == d] for d in range(max(depth.values()) + 1)]
 
 
+def _finished(run: dict[str, str], folder: Path) -> bool:
+    """Whether a run with these very parameters came to its end in this folder."""
+    finished = folder / FINISHED
+    return finished.exists() and read_json(finished) == run
+
+
 def _run(who: tuple[str, str], plan: dict, folder: Path) -> str:
     """One run, unless it was finished with the same parameters; returns what went wrong, if anything did.
 
     who : its name, and the command that makes it again.
     """
     name, remake = who
-    out, finished = folder / name, folder / name / "finished.json"
-    if finished.exists() and read_json(finished) == plan[name]:
+    out = folder / name
+    if _finished(plan[name], out):
         return ""
     given = plan[name] | {"NAME": name, "OUT": str(out), "REMAKE": remake}
     start = plan[name].get("START")
@@ -114,12 +124,12 @@ def _run(who: tuple[str, str], plan: dict, folder: Path) -> str:
     if code:
         lines = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
         return f"{name}: {lines[-1] if lines else 'failed'}; see {out / 'log.txt'}"
-    write_json(finished, plan[name])
+    write_json(out / FINISHED, plan[name])
     return ""
 
 
 def tidy(plan: dict[str, dict[str, str]], folder: Path) -> pd.DataFrame:
-    """All finished runs, a row for each score of each: parameters, split, attack, measure, value, low, high.
+    """Finished runs, a row for each score of each: parameters, split, attack, measure, value, low, high.
 
     Of the dev fold, there are the columns of the training history at the kept epoch, without intervals.
     """

@@ -98,8 +98,7 @@ print(judged.title, "·", origin)
 # %% [markdown]
 # ## How it learnt
 #
-# **Look for** two things in the panel of AF recall: whether the dashed line (under attack) rises towards the solid one (clean), and
-# how the original's recipe, from the same baseline, fares beside ours.
+# **Look for** whether the dashed line (under attack) rises towards the solid one (clean) in the panel of AF recall.
 
 # %%
 histories = notebook.histories_beside(MODEL, history, "the original's recipe: dropout 0.5")
@@ -208,7 +207,6 @@ display(figure)
 #
 # - that examples made anew each epoch keep AF recall under fresh attacks, which stored ones do not;
 # - that AF recall under attack alone is no evidence: a model that calls everything perturbed AF would have it too;
-# - that dropout and batch-norm statistics have to agree before adversarial fine-tuning works;
 # - what the defence costs on clean recordings, with intervals.
 #
 # **Questions.** (1) Set `TARGET=""`: how much of the robustness is left when AF may become anything? (2) Train with

@@ -11,8 +11,7 @@
 #
 # **You learn** how to ask that question so that the answer can be believed: many attacks instead of one, the worst for each
 # recording, the smallest change that suffices, checks of the attacks themselves, and what is left of the signal. The last
-# notebook ended with a model that looked robust to one attack. A fourth joins the three: `fast`, trained against untargeted
-# attacks of one step on every class, the best on dev of the defences of later papers (notebook 6).
+# notebook ended with a model that looked robust to one attack.
 #
 # **You need** notebooks 1 to 3, and about two minutes on two cores. The long part (half an hour a model) was run with
 # `python -m ecgnb evaluate MODEL --budget standard`; its reports are in `figures/evaluation/` and are read here. `COMPUTE = True` makes
@@ -21,7 +20,7 @@
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
-MODELS = "baseline static adaptive fast"  # shipped models, or .keras or .hdf5 files
+MODELS = "baseline static adaptive"  # shipped models, or .keras or .hdf5 files
 TWINS = "baseline-2018 static-2018 adaptive-2018"  # trained with another seed, for transfer; or ""
 COMPUTE = False  # True: evaluate here; False: read the reports in figures/evaluation
 BUDGET = "standard"  # "quick", "standard" or "full": what an evaluation may spend

@@ -71,7 +71,7 @@ canvas.save(figure, out / "results_models.png", about | {"split": "test", "model
 display(figure)
 
 # %% [markdown]
-# ## Three claims, tested
+# ## Claims, tested
 #
 # Each on the same recordings with both models, with a paired bootstrap; p adjusted for all tests of a table together (Holm). **Look for** intervals that
 # hold zero: there the claim is not shown.
