@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from bench_sides import largest_memory
 
 from ecgnb.assessment import evaluate, report_path
 from ecgnb.cluster import Cluster, local_cluster
@@ -71,7 +71,7 @@ def _evaluation(
         found = {
             "seconds": time.perf_counter() - ready,
             "seconds to start": ready - began,
-            "GiB, largest worker": max(client.run(_largest_memory).values()),
+            "GiB, largest worker": max(client.run(largest_memory).values()),
         }
         training = client.submit(_pass_of_training).result()
         report = report_path(Path(folder), model, dataset.split, budget).read_bytes()
@@ -81,10 +81,6 @@ def _evaluation(
 def _awake() -> None:
     """Load what an evaluation needs."""
     import ecgnb.assessment  # noqa: F401
-
-
-def _largest_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _pass_of_training() -> float:

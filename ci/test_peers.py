@@ -65,9 +65,9 @@ def test_apgd_is_no_weaker_than_theirs(posed):
         eps_step=0.3,
         max_iter=20,
         targeted=True,
-        nb_random_init=1,
+        nb_random_init=3,
         loss_type="cross_entropy",
         verbose=False,
     )
-    found = apgd(ours, problem, steps=20).success
+    found = apgd(ours, problem, steps=20, restarts=3).success
     assert found.sum() >= turned_by(attack, problem, ours).sum() > 0

@@ -115,9 +115,9 @@ def test_settings_that_cannot_be_read_are_refused(text, message):
 
 
 PLAN = """name,DEFENCE,START,SEED,EPOCHS,DATA,SPLITS,CHANGES
-one,baseline,,3,1,demo,,batch_size=64
+one,baseline,,3,1,demo,none,batch_size=64
 two,fast,one,3,1,demo,validation,per_class=6 steps=1
-three,fast,baseline,4,1,demo,,per_class=6
+three,fast,baseline,4,1,demo,none,per_class=6
 """
 
 
@@ -134,7 +134,7 @@ def test_a_plan_brings_what_a_run_starts_from(plan):
     assert list(sweeps.read_plan(plan, ["three"])) == ["three"]
     assert sweeps.read_plan(plan, ["one"])["one"] == {
         **{"DEFENCE": "baseline", "SEED": "3", "EPOCHS": "1", "DATA": "demo"},
-        "CHANGES": "batch_size=64",
+        **{"SPLITS": "none", "CHANGES": "batch_size=64"},
     }
 
 

@@ -19,7 +19,7 @@
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-SPLITS = "validation"  # recordings to score on, split by spaces: validation, test; "" is none
+SPLITS = "validation"  # recordings to score on, split by spaces: validation, test; "none" is none
 DEFENCE = "fast"  # baseline, static, adaptive, all-classes, fast or trades
 START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for a baseline none
 MODEL = "fast"  # with EPOCHS = 0: the shipped model to look at
@@ -67,7 +67,8 @@ model, history, origin = notebook.load_or_train(
 )
 beside = out / "runs" / DEFENCE / "recipe.json" if EPOCHS else path_of(MODEL).with_suffix(".json")
 settings = report.read_json(beside)
-sets = {split: data.load(split, **source) for split in SPLITS.split()}
+judged_on = [] if SPLITS == "none" else SPLITS.split()
+sets = {split: data.load(split, **source) for split in judged_on}
 about = report.provenance(next(iter(sets.values())), SEED, origin) if sets else {"seed": SEED}
 print(name, "·", origin, "·", settings["recordings"])
 
