@@ -277,7 +277,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", default="physionet", help="physionet or a folder (physionet)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="(out/bench)")
     options = parser.parse_args(arguments)
-    numbers = bench(options)
+    try:
+        numbers = bench(options)
+    except EcgnbError as error:
+        print(error, file=sys.stderr)
+        return 2
     save(bars(numbers), options.out / "bench.png", numbers)
     print(table(options.out))
     failed = [] if options.quick else broken(numbers["cases"])

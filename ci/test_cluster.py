@@ -201,6 +201,11 @@ def evaluated(subject, posed, folder, workers) -> dict[str, np.ndarray]:
     return found | {"smallest": least.radius, "smallest x": least.x, "turned": turned}
 
 
+def cores() -> set[int]:
+    """That this process may use, as far as the system says."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 def test_a_killed_worker_costs_time_and_not_results(dask, subject, posed, tmp_path):
     """The first result that comes back kills a worker that is at work: all are found, to the last bit."""
 
@@ -220,6 +225,9 @@ def test_a_killed_worker_costs_time_and_not_results(dask, subject, posed, tmp_pa
     workers = Murderous()
     found = evaluated(subject, posed, tmp_path / "dask", workers)
     assert workers.killed not in dask.client.run(os.getpid).values()
+    if len(cores()) >= 2:  # one for each, also for the worker that took over
+        kept_to = [frozenset(own) for own in dask.client.run(cores).values()]
+        assert len(kept_to) == len(set(kept_to)) == 2 and {len(c) for c in kept_to} == {1}
     expected = evaluated(subject, posed, tmp_path / "here", cluster.HERE)
     assert expected.keys() == found.keys()
     for name, array in expected.items():
@@ -278,6 +286,19 @@ def test_an_error_on_a_worker_is_the_callers(dask):
         assert workers.map(odd, [3, 1, 5]) == [3, 1, 5]
         with pytest.raises(EcgnbError, match="4 is even"):
             workers.map(odd, [1, 4])
+
+
+def test_independent_parts_give_the_same_together(dask):
+    def parts(workers):
+        return {n: lambda n=n: workers.map(odd, [n, 3], shared=()) for n in (5, 1)}
+
+    def wrong(workers):
+        return {"right": lambda: workers.map(odd, [1]), "wrong": lambda: workers.map(odd, [4])}
+
+    for workers in (cluster.HERE, dask):
+        assert list(workers.together(parts(workers)).items()) == [(5, [5, 3]), (1, [1, 3])]
+        with pytest.raises(EcgnbError, match="4 is even"):
+            workers.together(wrong(workers))
 
 
 def test_a_worker_with_other_code_is_refused(dask):

@@ -74,7 +74,7 @@ def test_the_cost_of_a_million_recordings_comes_from_the_json(tmp_path):
     page = (ROOT / "ci" / "CLUSTER.md").read_text()
     assert f"<!-- million -->\n{million(ROOT / 'figures')}\n<!-- /million -->" in page
     assert million(tmp_path) == ""
-    about = {"data": "made up", "split": "validation", "AF recordings": 47, "cores": 2}
+    about = {"data": "made up", "split": "validation", "AF recordings": 47, "cores": 2, "runs": 3}
     side = {"seconds": 180.0, "GiB, largest worker": 1.25}
     found = {
         "about": about | {"versions": {"tensorflow": "2.21.0"}},

@@ -12,7 +12,7 @@ import numpy as np
 
 from ecgnb import checks, metrics
 from ecgnb import model as network
-from ecgnb.attacks import AttackResult, judged
+from ecgnb.attacks import AttackResult
 from ecgnb.cluster import HERE, Workers
 from ecgnb.controls import CONTROLS
 from ecgnb.data import Dataset
@@ -33,6 +33,7 @@ from ecgnb.robustness import (
     cascade,
     control,
     control_suite,
+    judged_by,
     robustness_summary,
     run,
     run_minimum,
@@ -146,18 +147,42 @@ def assess(
         raise EcgnbError(f"{subject.name} finds no AF in {dataset.title}: nothing to attack")
     problem = CLAIMED.on(af)
     kept = dict(folder=folder, seed=seed, progress=progress, workers=workers)
-    attacks = run(suite(spend), subject, problem, **kept)
-    controls = run(control_suite(), subject, problem, **kept)
+    first = {
+        "attacks": lambda: run(suite(spend), subject, problem, **kept),
+        "controls": lambda: run(control_suite(), subject, problem, **kept),
+        "normal read as AF": lambda: _false_alarms(subject, dataset, clean, seed, workers),
+        "control curves": lambda: _control_curves(subject, problem, found, seed, workers),
+    }
+    if whole:
+        first |= {
+            "loss": lambda: _loss_path(subject, problem, found, **kept),
+            "other threats": lambda: _threats(subject, af, found, spend, **kept),
+            "all classes": lambda: _all_classes(subject, dataset, clean, spend, **kept),
+            "certified": lambda: _certified(subject, af, spend, **kept),
+        }
+    made = workers.together(first)
+    attacks, controls = made["attacks"], made["controls"]
+
     worst = worst_case(attacks, problem)
     wide = problem.resized(np.full(len(problem), LARGEST))
     narrow = BAND if whole else None  # twice the time
-    smallest = run_minimum(
-        subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress, workers
-    )
-    uv = 1000 * af.sd_mv
     of_found = {name: result.rows(found) for name, result in attacks.items()}
-    sound = checks.run_checks(subject, problem.rows(found), of_found, spend, surrogate, **kept)
-    equal_rms = _equal_rms_controls(subject, problem, attacks[PUBLISHED], seed)
+    then = {
+        "smallest": lambda: run_minimum(
+            subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress, workers
+        ),
+        "checks": lambda: checks.run_checks(
+            subject, problem.rows(found), of_found, spend, surrogate, **kept
+        ),
+        "equal RMS": lambda: _equal_rms_controls(
+            subject, problem, attacks[PUBLISHED], seed, workers
+        ),
+        "signal": lambda: _signal(af, attacks | controls, workers),
+    }
+    if whole:
+        then["front ends"] = lambda: _fronts(subject, problem, attacks, spend, **kept)
+    made |= workers.together(then)
+    smallest, uv = made["smallest"], 1000 * af.sd_mv
     report = {
         "about": provenance(dataset, seed, subject.name)
         | {"budget": budget, "weights": subject.digest},
@@ -170,23 +195,22 @@ def assess(
             "AF not turned, of all AF": metrics.rate(found & ~worst.success),
         },
         "controls": {name: _outcome(result, found) for name, result in controls.items()},
-        "controls at the attack's RMS": {n: _outcome(r, found) for n, r in equal_rms.items()},
-        "normal read as AF": _false_alarms(subject, dataset, clean, seed, workers),
+        "controls at the attack's RMS": {
+            n: _outcome(r, found) for n, r in made["equal RMS"].items()
+        },
+        "normal read as AF": made["normal read as AF"],
         "smallest ε, z": robustness_summary(smallest.radius, found, LARGEST, seed),
         "smallest ε, µV": robustness_summary(smallest.radius * uv, found, LARGEST_UV, seed),
         "curve": survival(smallest.radius, found, LARGEST),
-        "control curves": _control_curves(subject, problem, found, seed, workers),
+        "control curves": made["control curves"],
         "curve, µV": survival(smallest.radius * uv, found, LARGEST_UV),
-        "checks": [asdict(check) for check in sound],
-        "signal": _signal(af, attacks | controls, workers),
+        "checks": [asdict(check) for check in made["checks"]],
+        "signal": made["signal"],
         "recordings": _recordings(af, clean[dataset.y == AF], attacks, worst, smallest),
     }
     if whole:
-        report["loss"] = _loss_path(subject, problem, found, **kept)
-        report["other threats"] = _threats(subject, af, found, spend, **kept)
-        report["all classes"] = _all_classes(subject, dataset, clean, spend, **kept)
-        report["front ends"] = _fronts(subject, problem, attacks, spend, **kept)
-        report["certified"] = _certified(subject, af, spend, **kept)
+        for part in ("loss", "other threats", "all classes", "front ends", "certified"):
+            report[part] = made[part]
     return report
 
 
@@ -227,7 +251,7 @@ def _control_curves(
 ) -> dict[str, dict]:
     """`survival` under every control, on a grid: noise has no smallest ε to search for."""
     epsilons = np.linspace(0, LARGEST, 11)
-    items = [(make, epsilon) for make in CONTROLS.values() for epsilon in epsilons[1:]]
+    items = [(make, epsilon, None) for make in CONTROLS.values() for epsilon in epsilons[1:]]
     made = workers.map(partial(_under_noise, seed=seed), items, shared=(subject, problem))
     success = iter(result.success for result in made)
     return {
@@ -247,7 +271,7 @@ def _false_alarms(
     A network that takes whatever is perturbed for AF has a high recall under attack and is not robust.
     """
     normal = CLAIMED.on(dataset.of_class("N"))
-    items = [(make, CLAIMED.epsilon) for make in CONTROLS.values()]
+    items = [(make, CLAIMED.epsilon, None) for make in CONTROLS.values()]
     made = workers.map(partial(_under_noise, seed=seed), items, shared=(subject, normal))
     alarms = {"clean": clean[dataset.y == CLASSES.index("N")] == AF}
     for name, read in zip(CONTROLS, made, strict=True):
@@ -256,12 +280,16 @@ def _false_alarms(
 
 
 def _under_noise(
-    item: tuple[Callable, float], subject: Subject, problem: Problem, *, seed: int
+    item: tuple[Callable, float, np.ndarray | None],
+    subject: Subject,
+    problem: Problem,
+    *,
+    seed: int,
 ) -> AttackResult:
-    """Recordings under a control at some ε."""
-    make, epsilon = item
+    """Recordings under a control at some ε, filling the ball or of a given root mean square."""
+    make, epsilon, rms = item
     posed = problem.resized(np.full(len(problem), epsilon))
-    return control(subject.victim, posed, make=make, seed=seed)
+    return control(subject.victim, posed, make=make, rms=rms, seed=seed)
 
 
 def _loss_path(subject: Subject, problem: Problem, found: np.ndarray, **kept) -> dict:
@@ -314,7 +342,12 @@ def _among(rows: np.ndarray, flags: np.ndarray) -> np.ndarray:
 
 
 def _fronts(
-    subject: Subject, problem: Problem, attacks: dict[str, AttackResult], spend: Budget, **kept
+    subject: Subject,
+    problem: Problem,
+    attacks: dict[str, AttackResult],
+    spend: Budget,
+    workers: Workers,
+    **kept,
 ) -> dict[str, dict]:
     """AF recall behind a front end: clean, under attacks that do not know of it, and under one that does."""
     knowing = {"PGD": suite(spend)["PGD"]}
@@ -322,9 +355,11 @@ def _fronts(
     for name, front in {"z-scored again": rescaled, "0.5–40 Hz filter": filtered}.items():
         victim = Fronted(subject.victim, front)
         behind = Subject(f"{subject.name}-{front.__name__}", victim, subject.digest + name)
-        reads = {"clean": judged(victim, problem, problem.x)}
-        reads |= {f"{n}, unaware": judged(victim, problem, made.x) for n, made in attacks.items()}
-        reads["PGD, aware"] = run(knowing, behind, problem, **kept)["PGD"]
+        names = ["clean", *(f"{attack}, unaware" for attack in attacks)]
+        changed = [problem.x, *(made.x for made in attacks.values())]
+        read = workers.map(judged_by, changed, shared=(behind, problem))
+        reads = dict(zip(names, read, strict=True))
+        reads["PGD, aware"] = run(knowing, behind, problem, workers=workers, **kept)["PGD"]
         outcome[name] = {
             what: metrics.rate(read.logits.argmax(axis=1) == AF) for what, read in reads.items()
         }
@@ -332,15 +367,14 @@ def _fronts(
 
 
 def _equal_rms_controls(
-    subject: Subject, problem: Problem, published: AttackResult, seed: int
+    subject: Subject, problem: Problem, published: AttackResult, seed: int, workers: Workers
 ) -> dict[str, AttackResult]:
     """Every control, with the power of the published attack instead of its largest sample."""
     delta = problem.ball.delta(published.x)
     rms = np.sqrt((delta**2).sum(axis=(1, 2)) / problem.ball.mask.sum(axis=(1, 2)))
-    return {
-        name: control(subject.victim, problem, make=make, rms=rms, seed=seed)
-        for name, make in CONTROLS.items()
-    }
+    items = [(make, CLAIMED.epsilon, rms) for make in CONTROLS.values()]
+    made = workers.map(partial(_under_noise, seed=seed), items, shared=(subject, problem))
+    return dict(zip(CONTROLS, made, strict=True))
 
 
 def _certified(

@@ -7,13 +7,14 @@ are at hand; `run_checks` makes the results and calls them all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from ecgnb.attacks import AttackResult, judged, pgd
+from ecgnb.attacks import AttackResult, pgd
 from ecgnb.cluster import HERE, Workers
 from ecgnb.controls import random_signs, scaled
 from ecgnb.gradients import Victim
@@ -24,6 +25,7 @@ from ecgnb.robustness import (
     Budget,
     Subject,
     cascade,
+    judged_by,
     random_pgd,
     run,
     run_each,
@@ -269,16 +271,21 @@ def run_checks(
     ever = last.with_settings(until_success=True)
     sizes = {factor: f"PGD, {factor} ε" for factor in (0.25, 0.5, 2)}
     wide = problem.resized(np.full(len(problem), LARGE))
-    made = run_each(
+    posed = {
+        "PGD, any iterate": (ever, problem),
+        **{name: (last, problem.resized(f * radius)) for f, name in sizes.items()},
+        "PGD, large ε": (ever.with_settings(steps=2 * steps), wide),
+        "PGD, untargeted": (ever, replace(problem, goal=Goal(None))),
+    }
+    of_model = [outputs_repeat, logits_are_attacked, gradients_are_alive, slopes_ignore_company]
+    parts = workers.together(
         {
-            "PGD, any iterate": (ever, problem),
-            **{name: (last, problem.resized(f * radius)) for f, name in sizes.items()},
-            "PGD, large ε": (ever.with_settings(steps=2 * steps), wide),
-            "PGD, untargeted": (ever, replace(problem, goal=Goal(None))),
-        },
-        subject,
-        **kept,
+            "made": lambda: run_each(posed, subject, **kept),
+            "lent": lambda: run({f"PGD, for {subject.name}": last}, surrogate, problem, **kept),
+            "of model": lambda: workers.map(_applied, of_model, shared=(victim, problem)),
+        }
     )
+    made, (lent,) = parts["made"], parts["lent"].values()
     strong, large, untargeted = (
         made[name] for name in ("PGD, any iterate", "PGD, large ε", "PGD, untargeted")
     )
@@ -291,15 +298,10 @@ def run_checks(
     doubled[left] = cascade({"PGD, doubled": double}, subject, problem.rows(left), **kept)
     success = {f: made[name].success for f, name in sizes.items()} | {1: plain.success}
     grown = {f * float(np.median(radius)): found for f, found in success.items()}
-    (lent,) = run({f"PGD, for {subject.name}": last}, surrogate, problem, **kept).values()
-    borrowed = judged(victim, problem, lent.x)
     noise = scaled(random_signs(problem.x.shape, np.random.default_rng(seed)), problem)
-    noisy = judged(victim, problem, noise)
+    borrowed, noisy = workers.map(judged_by, [lent.x, noise], shared=(subject, problem))
     return [
-        outputs_repeat(victim, problem),
-        logits_are_attacked(victim, problem),
-        gradients_are_alive(victim, problem),
-        slopes_ignore_company(victim, problem),
+        *parts["of model"],
         the_loss_rises(plain),
         the_loss_has_settled(plain),
         no_silent_success(plain.success, strong.success),
@@ -312,6 +314,10 @@ def run_checks(
         no_gradient_does_not_win(white, attacks["Square"].success),
         goals_agree(strong.success, untargeted.success),
     ]
+
+
+def _applied(check: Callable, victim: Victim, problem: Problem) -> Check:
+    return check(victim, problem)
 
 
 def _by_count(missed: int, few: int = 1) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import as_completed as futures_as_completed
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +47,9 @@ class Workers(Protocol):
         in any order.
         """
 
+    def together(self, parts: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+        """name -> what that part returns. Parts do not need each other, and may call `map` and `together`."""
+
 
 class Here:
     """This process, one item after the other."""
@@ -57,6 +63,10 @@ class Here:
                 done(i, results[i])
         return results
 
+    def together(self, parts):
+        """As `Workers.together`: one after the other."""
+        return {name: part() for name, part in parts.items()}
+
 
 HERE = Here()
 
@@ -65,7 +75,7 @@ class Cluster:
     """The workers of a Dask cluster. client : a `distributed.Client`."""
 
     def __init__(self, client: Any):
-        self.client, self._sent = client, {}
+        self.client, self._sent, self._sending = client, {}, Lock()
 
     def map(self, function, items, *, shared=(), text="", done=None):
         """As `Workers.map`."""
@@ -96,14 +106,26 @@ class Cluster:
             self.client.cancel(list(indices))
         return results
 
+    def together(self, parts):
+        """As `Workers.together`: side by side, so that the end of one part leaves no worker idle."""
+        threads = ThreadPoolExecutor(len(parts))
+        futures = {name: threads.submit(part) for name, part in parts.items()}
+        try:
+            for future in futures_as_completed(futures.values()):
+                future.result()  # the first error, or an interruption, is not kept waiting by the others
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+        return {name: future.result() for name, future in futures.items()}
+
     def _send(self, one: object) -> Any:
         """A future of an object that all items share, the same for the same object.
 
         It is the result of a task, not scattered data, so that it is made again when its workers have died.
         """
-        if id(one) not in self._sent:  # holding `one` keeps its id from being given to another
-            self._sent[id(one)] = one, self.client.submit(_as_it_is, one, pure=False)
-        return self._sent[id(one)][1]
+        with self._sending:
+            if id(one) not in self._sent:  # holding `one` keeps its id from being given to another
+                self._sent[id(one)] = one, self.client.submit(_as_it_is, one, pure=False)
+            return self._sent[id(one)][1]
 
 
 def map_cached(
@@ -186,7 +208,21 @@ def local_cluster(processes: int = 0, threads: int = 0) -> Any:
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         },
         dashboard_address="127.0.0.1:0",
+        preload=[__name__],  # for `dask_setup`, in every worker as it starts
     )
+
+
+def dask_setup(worker: Any) -> None:
+    """Keep a local worker to cores of its own: kernels may pack two busy processes on one core."""
+    if not hasattr(os, "sched_setaffinity"):  # not Linux
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = int(os.environ["OMP_NUM_THREADS"])
+    first = worker.name * share
+    own = {cores[i % len(cores)] for i in range(first, first + share)}
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # of a thread that has ended meanwhile
+            os.sched_setaffinity(int(thread.name), own)
 
 
 def _ready(client: Any) -> Cluster:

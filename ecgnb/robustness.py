@@ -222,7 +222,8 @@ def run_each(
 ) -> dict[str, AttackResult]:
     """As `run`, each attack on a problem of its own: all of them at a time, if there are workers."""
     items, kept, owners = [], [], []
-    for name, (attack, problem) in posed.items():
+    # What cannot be shared out begins first, so that nobody waits for it at the end.
+    for name, (attack, problem) in sorted(posed.items(), key=lambda one: not one[1][0].together):
         for part in [problem] if attack.together else chunks(problem):
             items.append((attack, part))
             key = _key(subject, part) | {"attack": str(attack), "seed": seed}
@@ -313,14 +314,15 @@ def transfer(
         changed.append(made.x)
     matrix = {maker.name: {} for maker in subjects}
     for reader in subjects:
-        clean, *read = workers.map(_read, [problem.x, *changed], shared=(reader, problem))
+        clean, *read = workers.map(judged_by, [problem.x, *changed], shared=(reader, problem))
         right = clean.logits.argmax(axis=1) == problem.y
         for maker, found in zip(subjects, read, strict=True):
             matrix[maker.name][reader.name] = metrics.rate(found.success[right])
     return matrix
 
 
-def _read(x: np.ndarray, reader: Subject, problem: Problem) -> AttackResult:
+def judged_by(x: np.ndarray, reader: Subject, problem: Problem) -> AttackResult:
+    """Changed recordings, (n, 9000, 1), as `reader` reads them."""
     return judged(reader.victim, problem, x)
 
 
