@@ -52,18 +52,19 @@ for all* is the same work as the other libraries do. `bash ci/bench` makes this 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the README says of a case: `least` times as fast as `other`, and no more memory."""
+    """What is said of a case: `least` times as fast as `other` and, if `lean`, with no more memory."""
 
     case: str
     other: str
     least: float
+    lean: bool = True
 
 
 CLAIMS = (
     Claim("pgd", "ART", 3.5),
     Claim("pgd", "CleverHans", 1.5),
     Claim("epoch", "notebook: eager attacks, model.fit", 2.0),
-    Claim("curve", "grid of full PGD", 1.0),
+    Claim("curve", "grid of full PGD", 1.0, lean=False),  # each size of batch is compiled once
 )
 MOST = {"first": {"seconds": 20, "GiB": 1}, "later": {"seconds": 1, "GiB": 1}}  # of loading
 
@@ -149,7 +150,7 @@ def precision_changes(rows: dict[str, dict]) -> dict[str, dict]:
 
 
 def broken(cases: dict[str, dict[str, dict]]) -> list[str]:
-    """Claims of the README that do not hold, each in a line; of the cases that were run."""
+    """Claims that do not hold, each in a line; of the cases that were run."""
     lines = []
     for claim in CLAIMS:
         rows = cases.get(claim.case, {})
@@ -161,7 +162,7 @@ def broken(cases: dict[str, dict[str, dict]]) -> list[str]:
         found = other.get("times the first", 0.0)
         if found < claim.least:
             lines.append(f"{claim.case}: {found:.2f} × {claim.other}, claimed ≥ {claim.least}")
-        if ours["GiB"] > other["GiB"]:
+        if claim.lean and ours["GiB"] > other["GiB"]:
             lines.append(f"{claim.case}: more memory than {claim.other}")
     for name, most in MOST.items():
         found = cases.get("loading", {}).get(name, {})

@@ -301,6 +301,13 @@ def test_independent_parts_give_the_same_together(dask):
             workers.together(wrong(workers))
 
 
+def test_parts_named_first_are_preferred_and_so_is_all_they_ask_for(dask):
+    urgency = cluster._urgency.get
+    inner = {"x": urgency, "y": urgency}
+    found = dask.together({"a": lambda: dask.together(inner), "b": urgency})
+    assert found == {"a": {"x": 0, "y": 0}, "b": -1} and urgency() is None
+
+
 def test_a_worker_with_other_code_is_refused(dask):
     with pytest.raises(EcgnbError, match="other code"):
         dask.client.submit(cluster._checked, "another digest", odd, 1).result()

@@ -168,11 +168,11 @@ def assess(
     narrow = BAND if whole else None  # twice the time
     of_found = {name: result.rows(found) for name, result in attacks.items()}
     then = {
-        "smallest": lambda: run_minimum(
-            subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress, workers
-        ),
         "checks": lambda: checks.run_checks(
             subject, problem.rows(found), of_found, spend, surrogate, **kept
+        ),
+        "smallest": lambda: run_minimum(
+            subject, wide, worst.x, folder, spend.minimum_steps, narrow, progress, workers
         ),
         "equal RMS": lambda: _equal_rms_controls(
             subject, problem, attacks[PUBLISHED], seed, workers

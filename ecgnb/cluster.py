@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import as_completed as futures_as_completed
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from ecgnb.store import cached, code_digest, file_of
 RETRIES = (
     2  # of an item that fails; an item whose worker dies is tried again anyway, Dask's three times
 )
+_urgency = ContextVar("urgency", default=None)  # of the part of `Cluster.together` that asks
 PATIENCE = "30s"  # for a scheduler to answer
 
 
@@ -84,7 +86,11 @@ class Cluster:
         given = [self._send(one) for one in shared]
         indices = {
             self.client.submit(
-                _checked, code_digest(), function, item, *given, pure=False, retries=RETRIES
+                _checked,
+                *(code_digest(), function, item, *given),
+                pure=False,
+                retries=RETRIES,
+                priority=_urgency.get() or 0,
             ): i
             for i, item in enumerate(items)
         }
@@ -107,9 +113,16 @@ class Cluster:
         return results
 
     def together(self, parts):
-        """As `Workers.together`: side by side, so that the end of one part leaves no worker idle."""
-        threads = ThreadPoolExecutor(len(parts))
-        futures = {name: threads.submit(part) for name, part in parts.items()}
+        """As `Workers.together`: side by side, so that the end of one part leaves no worker idle.
+
+        Workers prefer what a part asks for to what those after it do, whenever it asks.
+        """
+        threads, futures = ThreadPoolExecutor(len(parts)), {}
+        for place, (name, part) in enumerate(parts.items()):
+            context = copy_context()
+            if _urgency.get() is None:  # parts of a part are all as urgent as it is
+                context.run(_urgency.set, -place)
+            futures[name] = threads.submit(context.run, part)
         try:
             for future in futures_as_completed(futures.values()):
                 future.result()  # the first error, or an interruption, is not kept waiting by the others
