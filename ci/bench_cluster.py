@@ -147,8 +147,9 @@ def million(folder: Path) -> str:
 
 
 def _hours(seconds: float) -> str:
-    """Hours that a million of something take."""
-    return f"{MILLION * seconds / 3600:,.0f} h"
+    """Hours that a million of something take, to two digits where there are few."""
+    hours = MILLION * seconds / 3600
+    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.2g} h"
 
 
 def main() -> int:

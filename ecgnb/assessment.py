@@ -50,6 +50,7 @@ from ecgnb.threats import Problem, Threat, goal_of
 CLAIMED = Threat()  # the original's: AF read as normal, L∞ 0.2 z-units
 LARGEST = 1.0  # z-units: how far the search for the smallest ε goes
 LARGEST_UV = 200.0  # the same in µV
+TOGETHER = 64  # recordings that a worker reads at a time
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
 OTHER_THREATS = {
     "to other": Threat(goal_of("O")),
@@ -141,7 +142,8 @@ def assess(
     threats, all classes, front ends, certificates.
     """
     spend = BUDGETS[budget]
-    clean = subject.victim.logits(dataset.x).argmax(axis=1)
+    parts = np.split(dataset.x, range(TOGETHER, len(dataset), TOGETHER))
+    clean = np.concatenate(workers.map(_classes_read, parts, shared=(subject,)))
     af, found = dataset.of_class("A"), clean[dataset.y == AF] == AF
     if not found.any():
         raise EcgnbError(f"{subject.name} finds no AF in {dataset.title}: nothing to attack")
@@ -231,6 +233,10 @@ def transfers(
     found = about | {"threat": str(CLAIMED), "attack": PUBLISHED, "success": matrix}
     write_json(folder / f"transfer-{dataset.split}.json", found)
     return found
+
+
+def _classes_read(x: np.ndarray, subject: Subject) -> np.ndarray:
+    return subject.victim.logits(x).argmax(axis=1)
 
 
 def _outcome(result: AttackResult, found: np.ndarray) -> dict:

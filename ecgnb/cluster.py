@@ -7,12 +7,14 @@ dies is replaced by doing its item again elsewhere, which costs time and changes
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import as_completed as futures_as_completed
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -131,13 +133,18 @@ class Cluster:
         return {name: future.result() for name, future in futures.items()}
 
     def _send(self, one: object) -> Any:
-        """A future of an object that all items share, the same for the same object.
+        """A future of an object that all items share, packed, the same for the same object.
 
-        It is the result of a task, not scattered data, so that it is made again when its workers have died.
+        It is the result of a task, not scattered data, so that it is made again when its workers have died;
+        packed, since a scheduler unpacks what it is given, and workers what they give each other, which takes
+        seconds for a model; and the most urgent of all, since items wait for it.
         """
+        from distributed.protocol.pickle import dumps
+
         with self._sending:
             if id(one) not in self._sent:  # holding `one` keeps its id from being given to another
-                self._sent[id(one)] = one, self.client.submit(_as_it_is, one, pure=False)
+                future = self.client.submit(_as_it_is, dumps(one), pure=False, priority=1)
+                self._sent[id(one)] = one, future
             return self._sent[id(one)][1]
 
 
@@ -243,14 +250,17 @@ def _ready(client: Any) -> Cluster:
     return Cluster(client)
 
 
-def _checked(code: str, function: Callable, item: object, *shared: object) -> object:
-    """`function(item, *shared)`, on a worker that runs the code of digest `code`."""
+def _checked(code: str, function: Callable, item: object, *packed: bytes) -> object:
+    """`function(item, *shared)`, on a worker that runs the code of digest `code`; packed : by pickle."""
     if code_digest() != code:
         raise EcgnbError(
             "a worker runs other code than the client; install the same version on all"
         )
-    return function(item, *shared)
+    return function(item, *map(_unpacked, packed))
 
 
-def _as_it_is(one: object) -> object:
-    return one
+_unpacked = lru_cache(32)(pickle.loads)  # each object once a worker, with what is compiled for it
+
+
+def _as_it_is(packed: bytes) -> bytes:
+    return packed
