@@ -371,14 +371,17 @@ def test_every_shipped_model_has_its_card_history_and_recipe(path):
 
 
 def test_the_command_on_a_card_remakes_the_committed_run(tmp_path):
-    """A short run on the demo set: the weights' norms, in case a processor rounds differently; and its scores."""
+    """A short run on the demo set: the weights' norms, since processors round differently; and its scores.
+
+    Norms were up to 0.4 % apart on two processors; another seed moves one in ten by more than 5 %.
+    """
     stored = json.loads((ROOT / "figures" / "results" / "demo.json").read_text())
     card = (ROOT / "models" / "demo.md").read_text()
     command = card.split("```bash\n")[1].split("\n```")[0]
     words = command.replace(" runs ", f" {tmp_path} ").split()
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
     made = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert made["weights"]["norms"] == pytest.approx(stored["weights"]["norms"], rel=1e-3)
+    assert made["weights"]["norms"] == pytest.approx(stored["weights"]["norms"], rel=1e-2)
     assert made["recipe"] == stored["recipe"]
     clean = [one["scores"]["validation"]["clean"]["challenge score"] for one in (made, stored)]
     assert clean[0]["value"] == pytest.approx(clean[1]["value"], abs=0.05)
