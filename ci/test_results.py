@@ -381,7 +381,9 @@ def test_the_command_on_a_card_remakes_the_committed_run(tmp_path):
     words = command.replace(" runs ", f" {tmp_path} ").split()
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
     made = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert made["weights"]["norms"] == pytest.approx(stored["weights"]["norms"], rel=1e-2)
+    norms = [one["weights"]["norms"] for one in (made, stored)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
+    assert np.isclose(*norms, rtol=1e-3, atol=0).mean() > 0.95  # nearly all are much closer
     assert made["recipe"] == stored["recipe"]
     clean = [one["scores"]["validation"]["clean"]["challenge score"] for one in (made, stored)]
     assert clean[0]["value"] == pytest.approx(clean[1]["value"], abs=0.05)

@@ -50,7 +50,7 @@ from ecgnb.threats import Problem, Threat, goal_of
 CLAIMED = Threat()  # the original's: AF read as normal, L∞ 0.2 z-units
 LARGEST = 1.0  # z-units: how far the search for the smallest ε goes
 LARGEST_UV = 200.0  # the same in µV
-TOGETHER = 64  # recordings that a worker reads at a time
+BATCH = 64  # recordings that a worker reads at a time
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
 OTHER_THREATS = {
     "to other": Threat(goal_of("O")),
@@ -142,7 +142,7 @@ def assess(
     threats, all classes, front ends, certificates.
     """
     spend = BUDGETS[budget]
-    parts = np.split(dataset.x, range(TOGETHER, len(dataset), TOGETHER))
+    parts = np.split(dataset.x, range(BATCH, len(dataset), BATCH))
     clean = np.concatenate(workers.map(_classes_read, parts, shared=(subject,)))
     af, found = dataset.of_class("A"), clean[dataset.y == AF] == AF
     if not found.any():
