@@ -267,9 +267,9 @@ def test_claims_are_tested_on_pairs(scored):
     results = {"a": made("static", scored), "b": made("static", scored)}
     clean, fresh = "nothing attacked", comparisons.Z
     claims = {
-        "nothing": (("a", clean), ("b", clean), "F1 A"),
-        "attacked": (("a", clean), ("b", fresh), "AF recall"),
-        "not run": (("a", clean), ("c", clean), "F1 A"),
+        "nothing": comparisons.Claim(("a", clean), ("b", clean), "F1 A", "up", "down"),
+        "attacked": comparisons.Claim(("a", clean), ("b", fresh), "AF recall", "up", "down"),
+        "not run": comparisons.Claim(("a", clean), ("c", clean), "F1 A", "up", "down"),
     }
     table = comparisons.paired(results, "validation", claims)
     assert list(table.index) == ["nothing", "attacked"]
@@ -281,6 +281,29 @@ def test_claims_are_tested_on_pairs(scored):
         for read in (before, after)
     ]
     assert table.loc["attacked", "difference"].startswith(f"{shares[1] - shares[0]:+.2f}")
+
+
+def test_a_claim_means_more_or_less_only_where_it_is_shown():
+    def read(af_found: int) -> dict:
+        labels = "A" * 20 + "N" * 20
+        found = "A" * af_found + "N" * (40 - af_found)
+        return {"scores": {"test": {"labels": labels, "read as": {"clean": found}}}}
+
+    results = {"few": read(4), "some": read(5), "many": read(18)}
+
+    def so(before: str, after: str) -> str:
+        claim = comparisons.Claim((before, "clean"), (after, "clean"), "AF recall", "up", "down")
+        return comparisons.paired(results, "test", {"a claim": claim}).loc["a claim", "so"]
+
+    assert so("few", "many") == "up"
+    assert so("many", "few") == "down"
+    assert so("few", "some") == "not shown"
+
+
+def test_claims_of_leaky_models_are_not_judged_on_the_test_fold():
+    runs = {run for claim in comparisons.FAIR.values() for run, _ in (claim.before, claim.after)}
+    assert not any(run.startswith("original") for run in runs)
+    assert {"static", "adaptive", "baseline"} <= runs
 
 
 def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):

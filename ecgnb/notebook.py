@@ -95,12 +95,3 @@ def devices() -> str:
 
         found = [device.name for device in tf.config.list_logical_devices()]
     return f"Keras {keras.__version__} on {keras.backend.backend()}: {', '.join(found)}"
-
-
-def histories_beside(
-    name: str, history: pd.DataFrame | None, other_title: str
-) -> dict[str, pd.DataFrame]:
-    """The run's history, and that of the other recipe (`<name>-as-published.csv`) if it lies beside."""
-    found = {} if history is None else {f"{Path(name).stem}, this recipe": history}
-    other = network.path_of(name).with_name(f"{Path(name).stem}-as-published.csv")
-    return found | ({other_title: pd.read_csv(other)} if other.exists() else {})

@@ -65,7 +65,7 @@ threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 # Batch normalisation keeps running statistics for inference. Under dropout 0.5 the activations it sees in training have more
 # variance than those it meets in inference, so these statistics do not fit (variance shift; Li et al. 2019). The
 # original fine-tunes in that mode. Here dropout is off while fine-tuning and the statistics are collected again, without
-# dropout, after every epoch (`DROPOUT`, `STATISTICS`).
+# dropout, after every epoch (`DROPOUT`, `STATISTICS`). Notebook 6 has both recipes side by side, after as many epochs.
 
 # %%
 changes = dict(
@@ -101,7 +101,7 @@ print(judged.title, "·", origin)
 # **Look for** whether the dashed line (under attack) rises towards the solid one (clean) in the panel of AF recall.
 
 # %%
-histories = notebook.histories_beside(MODEL, history, "the original's recipe: dropout 0.5")
+histories = {"adaptive": history} if history is not None else {}
 kept = {name: int(h["epoch"][h["criterion"].idxmax()]) for name, h in histories.items()}
 figure = plots.learning_curves(histories, f"{judged.title.split(',')[0]}, dev fold", kept)
 curves = {name: h.to_dict("list") for name, h in histories.items()}
