@@ -67,6 +67,18 @@ def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
         assert bool(marks) == subtitle.startswith("DEMO") and subtitle in texts(figure)
 
 
+def test_every_model_is_drawn_however_many_there_are():
+    models = {f"model {number}": {"PGD": RATE, "FGSM": RATE} for number in range(12)}
+    figures = [
+        evaluation_plots.forest(models, "CinC 2017", "AF recall", "AF recall", [0]),
+        evaluation_plots.seeds_figure({name: {"F1 A": {1: 0.5}} for name in models}, "CinC 2017"),
+        evaluation_plots.loss_figure({n: {k: [-1, 0] for k in PATH} for n in models}, "CinC", 1),
+    ]
+    for figure in figures:
+        drawn = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert drawn == list(models)
+
+
 def test_save_writes_picture_and_numbers_with_nan_as_null(tmp_path):
     figure = plots.class_gallery({"A": MV}, "CinC 2017")
     numbers = {"share": np.float32(0.5), "counts": np.eye(2, dtype=int), "none": float("nan")}

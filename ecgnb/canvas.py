@@ -31,8 +31,8 @@ COLOURS |= {
     "fast": "#ca9161",
 }
 CONTROL = "#777777"
-OTHERS = ("#cc78bc", "#56b4e9", "#fbafe4")  # for whatever has no colour of its own
-MARKERS, DASHES = "os^Dv", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+OTHERS = ("#cc78bc", "#56b4e9", "#6a3d9a")  # for whatever has no colour of its own
+MARKERS, DASHES = "os^DvPX<>", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 class PlainFigure(Figure):

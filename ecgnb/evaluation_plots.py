@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib import style
@@ -53,7 +54,13 @@ def robustness_panels(
             else:
                 dash = DASHES[(number - 1) % len(DASHES)]
                 ax.plot(
-                    x, value, ls=dash, color=CONTROL, lw=1.1, marker=MARKERS[number - 1], ms=3.5
+                    x,
+                    value,
+                    ls=dash,
+                    color=CONTROL,
+                    lw=1.1,
+                    marker=MARKERS[(number - 1) % len(MARKERS)],
+                    ms=3.5,
                 )
         if marked_epsilon is not None:
             ax.axvline(marked_epsilon, color="0.3", lw=1, zorder=1)
@@ -64,7 +71,7 @@ def robustness_panels(
     keys = [Line2D([], [], color="0.1", lw=2, label="strongest change found (exact)")]
     keys += [
         Line2D([], [], color=CONTROL, ls=dash, marker=marker, ms=3.5, label=f"{name}, control")
-        for name, dash, marker in zip(list(curves)[1:], DASHES * 2, MARKERS, strict=False)
+        for name, dash, marker in zip(list(curves)[1:], cycle(DASHES), cycle(MARKERS), strict=False)
     ]
     legend_below(fig, keys)
     return fig
@@ -79,14 +86,14 @@ def forest(
     models : name -> {row: what `metrics.rate` returns}; rules : rows after which a line is drawn
     """
     rows = list(next(iter(models.values())))
-    fig = PlainFigure(figsize=(8.6, 1.6 + 0.36 * len(rows)), layout="constrained")
+    height = max(0.36, 0.1 * len(models))
+    fig = PlainFigure(figsize=(8.6, 1.6 + height * len(rows)), layout="constrained")
     head(fig, title, subtitle)
     ax = fig.subplots()
-    apart = np.linspace(-0.24, 0.24, len(models)) if len(models) > 1 else [0.0]
-    colours = colours_of(list(models), distinct=True)
-    for (name, rates), colour, offset, marker in zip(
-        models.items(), colours, apart, MARKERS, strict=False
-    ):
+    reach = min(0.38, 0.12 * (len(models) - 1))
+    apart = np.linspace(-reach, reach, len(models))
+    looks = zip(colours_of(list(models), distinct=True), cycle(MARKERS), strict=False)
+    for (name, rates), offset, (colour, marker) in zip(models.items(), apart, looks, strict=True):
         for row, what in enumerate(rows):
             value, low, high = floats([rates[what]["value"], *rates[what]["ci95"]])
             ax.plot([low, high], [row + offset] * 2, color=colour, lw=1.5, solid_capstyle="butt")
@@ -112,7 +119,7 @@ def seeds_figure(found: dict[str, dict[str, dict[int, float]]], subtitle: str) -
     head(fig, "The same recipe, other seeds: dots are runs, bars their means", subtitle)
     ax = fig.subplots()
     apart = np.linspace(-0.26, 0.26, len(found)) if len(found) > 1 else [0.0]
-    looks = zip(found.items(), colours_of(list(found)), apart, MARKERS, strict=False)
+    looks = zip(found.items(), colours_of(list(found)), apart, cycle(MARKERS), strict=False)
     for (defence, measures), colour, offset, marker in looks:
         for row, what in enumerate(rows):
             values = list(measures[what].values())
@@ -136,7 +143,7 @@ def loss_figure(paths: dict[str, dict], subtitle: str, marked_step: int) -> Figu
     head(fig, "What the attacker climbs, step by step: median and middle 90 %", subtitle)
     ax = fig.subplots()
     for (name, path), colour, dash in zip(
-        paths.items(), colours_of(list(paths)), DASHES, strict=False
+        paths.items(), colours_of(list(paths)), cycle(DASHES), strict=False
     ):
         low, median, high = (floats(path[key]) for key in ("p5", "median", "p95"))
         ax.fill_between(range(len(median)), low, high, color=colour, alpha=0.12, lw=0)

@@ -63,7 +63,7 @@ models = comparisons.by_measure(results, "test")
 figure = evaluation_plots.forest(
     models,
     f"{title}, test fold",
-    "Every model, leak-free; 95 % intervals",
+    "Every model without the leak; 95 % intervals",
     "score or share",
     (2, 5),
 )
