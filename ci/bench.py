@@ -220,6 +220,23 @@ def table(folder: Path) -> str:
     return "\n".join([*lines, "", NOTES])
 
 
+def machines(folder: Path) -> str:
+    """The README's table of what is claimed, a column for each machine: bench.json, and bench_*.json if there are."""
+    measured = [json.loads(path.read_text()) for path in sorted(folder.glob("bench*.json"))]
+    rows = [["how many times as long as ours", "at least"], ["---"] * (2 + len(measured))]
+    rows[0] += [f"{one['about']['processor']}, {one['about']['cores']} cores" for one in measured]
+    for claim in CLAIMS:
+        if any(claim.case not in one["cases"] for one in measured):
+            continue
+        title = measured[0]["titles"][claim.case]
+        ratios = [_cells(one["cases"][claim.case][claim.other])[1] for one in measured]
+        rows.append([f"{title}: {claim.other}", f"{claim.least:g}", *ratios])
+    for kind in ("float32", "bfloat16"):
+        rates = [f"{one['floor']['FLOP a second'][kind] / 1e9:.0f}" for one in measured]
+        rows.append([f"*products in {kind}, GFLOP/s*", "", *rates])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def _cells(one: dict) -> list[str]:
     if "error" in one:
         return ["fails", one["error"].replace("|", "/"), "", "", ""]

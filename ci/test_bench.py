@@ -52,6 +52,7 @@ def made_up() -> dict:
         "titles": {c: t for c, t in bench.titles(bench_sides.FULL).items() if c in cases},
         "cases": cases,
         "precision": bench.precision_changes(rows),
+        "floor": FLOOR,
     }
 
 
@@ -119,6 +120,21 @@ def test_the_table_and_the_figure_are_made_from_the_json(tmp_path):
     assert len(bench.bars(made_up()).axes) == 2
 
 
+def test_a_claim_has_a_column_for_each_machine_where_it_was_measured(tmp_path):
+    slower = made_up()
+    slower["about"] |= {"processor": "another", "cores": 3}
+    slower["cases"]["pgd"]["ART"]["times the first"] = 3.2
+    write_json(tmp_path / "bench.json", made_up())
+    write_json(tmp_path / "bench_other.json", slower)
+    head, _, *rows = bench.machines(tmp_path).splitlines()
+    assert head.endswith("| another, 3 cores |")
+    ratios = {row.split("|")[1].split(": ")[-1].strip(): row for row in rows}
+    assert ratios["ART"].endswith("| 3.5 | 4 | 3.2 |")
+    assert ratios["CleverHans"].count("the first misses 1 of these") == 2
+    assert not any("notebook" in row for row in rows), "made_up has no such case"
+    assert len({row.count("|") for row in [head, *rows]}) == 1
+
+
 def test_tables_come_between_their_markers_and_nowhere_else(tmp_path):
     write_json(tmp_path / "bench.json", made_up())
     tables = {"bench": bench.table, "other": lambda folder: "never asked for"}
@@ -132,7 +148,8 @@ def test_the_readme_has_the_table_exactly_when_there_is_a_benchmark():
     readme = (ROOT / "README.md").read_text()
     published = (ROOT / "figures" / "bench.json").exists()
     assert ("<!-- bench -->" in readme) == published
-    assert not published or bench.table(ROOT / "figures") in readme
+    for made in (bench.table, bench.machines):
+        assert not published or made(ROOT / "figures") in readme
 
 
 def test_arithmetic_is_counted_from_the_layers():

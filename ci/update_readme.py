@@ -22,6 +22,7 @@ TABLES = {
         "robustness": headline_markdown,
         "demo": demo_line,
         "bench": bench.table,
+        "machines": bench.machines,
     },
     "ci/CLUSTER.md": {"million": million},
 }
