@@ -107,6 +107,7 @@ def test_cells_are_short_and_parameters_are_explained(notebook):
     parameters = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     assert len(parameters) == 1
     for line in parameters[0].source.splitlines():
+        assert line.count("=") == 1, "papermill cannot parse a second one, also in a comment"
         assert re.match(r"[A-Z_]+ = \S.*  # \S", line), f"a parameter needs a comment: {line}"
     for cell in cells:
         if cell is not parameters[0]:

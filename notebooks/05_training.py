@@ -22,11 +22,11 @@ PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with 
 SPLITS = "validation"  # recordings to score on, split by spaces: validation, test; "none" is none
 DEFENCE = "fast"  # baseline, static, adaptive, all-classes, fast or trades
 START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for a baseline none
-MODEL = "fast"  # with EPOCHS = 0: the shipped model to look at
+MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
-CHANGES = ""  # settings that differ from the recipe's, such as "dropout=0.5 noise=0"
+CHANGES = ""  # settings that differ from the recipe's, as in column CHANGES of models/ablation.csv
 NAME = ""  # of the run; "" is MODEL's or DEFENCE's
 REMAKE = ""  # command that makes the model again, for its card; "" is this notebook's
 RESUME = True  # go on from a checkpoint of an interrupted training
