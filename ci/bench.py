@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from bench_sides import CASES, EPSILON, FULL, QUICK, RESOLUTION, STEP, Size
 from matplotlib import style
 from matplotlib.figure import Figure
 
 from ecgnb.canvas import CONTROL, OTHERS, STYLE, PlainFigure, head, save, tidy
+from ecgnb.comparisons import markdown
 from ecgnb.errors import EcgnbError
 from ecgnb.progress import bar
 
@@ -223,8 +225,8 @@ def table(folder: Path) -> str:
 def machines(folder: Path) -> str:
     """The README's table of what is claimed, a column for each machine: bench.json, and bench_*.json if there are."""
     measured = [json.loads(path.read_text()) for path in sorted(folder.glob("bench*.json"))]
-    rows = [["how many times as long as ours", "at least"], ["---"] * (2 + len(measured))]
-    rows[0] += [f"{one['about']['processor']}, {one['about']['cores']} cores" for one in measured]
+    places = [f"{one['about']['processor']}, {one['about']['cores']} cores" for one in measured]
+    rows = []
     for claim in CLAIMS:
         if any(claim.case not in one["cases"] for one in measured):
             continue
@@ -234,7 +236,8 @@ def machines(folder: Path) -> str:
     for kind in ("float32", "bfloat16"):
         rates = [f"{one['floor']['FLOP a second'][kind] / 1e9:.0f}" for one in measured]
         rows.append([f"*products in {kind}, GFLOP/s*", "", *rates])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    heads = ["how many times as long as ours", "at least", *places]
+    return markdown(pd.DataFrame(rows, columns=heads))
 
 
 def _cells(one: dict) -> list[str]:

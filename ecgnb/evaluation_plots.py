@@ -43,25 +43,19 @@ def robustness_panels(
     fig = PlainFigure(figsize=(1.6 + 3.6 * len(models), 4.8), layout="constrained")
     head(fig, "AF found clean and not turned, against ε; 95 % intervals", subtitle)
     axes = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    controls = [name for name in next(iter(models.values())) if name != "attack"]
+    looks = dict(zip(controls, zip(cycle(DASHES), cycle(MARKERS), strict=False), strict=False))
     for ax, (model, curves), colour in zip(
         axes, models.items(), colours_of(list(models)), strict=True
     ):
-        for number, (name, curve) in enumerate(curves.items()):
+        for name, curve in curves.items():
             x, value, low, high = (floats(curve[k]) for k in ("epsilon", "value", "low", "high"))
             if name == "attack":
                 ax.fill_between(x, low, high, step="post", color=colour, alpha=0.15, lw=0)
                 ax.step(x, value, where="post", color=colour, lw=2)
             else:
-                dash = DASHES[(number - 1) % len(DASHES)]
-                ax.plot(
-                    x,
-                    value,
-                    ls=dash,
-                    color=CONTROL,
-                    lw=1.1,
-                    marker=MARKERS[(number - 1) % len(MARKERS)],
-                    ms=3.5,
-                )
+                dash, marker = looks[name]
+                ax.plot(x, value, ls=dash, color=CONTROL, lw=1.1, marker=marker, ms=3.5)
         if marked_epsilon is not None:
             ax.axvline(marked_epsilon, color="0.3", lw=1, zorder=1)
         ax.set_title(model, fontweight="bold")
@@ -71,7 +65,7 @@ def robustness_panels(
     keys = [Line2D([], [], color="0.1", lw=2, label="strongest change found (exact)")]
     keys += [
         Line2D([], [], color=CONTROL, ls=dash, marker=marker, ms=3.5, label=f"{name}, control")
-        for name, dash, marker in zip(list(curves)[1:], cycle(DASHES), cycle(MARKERS), strict=False)
+        for name, (dash, marker) in looks.items()
     ]
     legend_below(fig, keys)
     return fig
