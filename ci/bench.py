@@ -1,7 +1,7 @@
 """Time what takes long against what people would use instead, and check first that both find the same.
 
 Every side runs in a process of its own, in turn, several times; see `ci/bench_sides.py`. Writes bench.json and
-bench.png, and fails if something that the README claims does not hold.
+bench.png. Fails if a claim of ci/SPEED.md does not hold.
 """
 
 from __future__ import annotations
@@ -14,64 +14,60 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from bench_sides import CASES, EPSILON, FULL, QUICK, RESOLUTION, STEP, Size
-from matplotlib import style
+from bench_sides import CASES, EPSILON, FULL, LARGEST, QUICK, RESOLUTION, STEP_SIZE
 from matplotlib.figure import Figure
 
-from ecgnb.canvas import CONTROL, OTHERS, STYLE, PlainFigure, head, save, tidy
-from ecgnb.comparisons import markdown
 from ecgnb.errors import EcgnbError
 from ecgnb.progress import bar
+from ecgnb.report.style import NOISE_COLOUR, SPARE_COLOURS, new_figure, save, styled, tidy
+from ecgnb.report.tables import markdown
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "adversarial-robustness-toolbox",
-    "cleverhans",
-    "foolbox",
-)
-TITLES = {
-    "pgd": "Targeted PGD-{steps} on {recordings} AF recordings, ε {epsilon}, step {step}",
-    "apgd": "Auto-PGD, cross-entropy, {steps} steps on {recordings} AF recordings, ε {epsilon}",
-    "epoch": "An epoch of the original's adaptive training, {per_class} recordings of a class",
-    "step": "A pass of training over {trained} recordings, dropout 0.2",
-    "curve": "Robustness curve to ε 1: to {resolution} for each recording, or on {epsilons} ε",
-    "loading": "All recordings of the training archive, loaded and looked at",
+PACKAGES = ("tensorflow", "keras", "numpy")
+PACKAGES += ("adversarial-robustness-toolbox", "cleverhans", "foolbox")
+CASE_NAMES = {  # formatted with "settings" of bench.json
+    "pgd": "PGD-{steps}, AF → N, {recordings} AF recordings, ε {epsilon}, step {step_size}",
+    "apgd": "Auto-PGD, cross-entropy, {steps} steps, {recordings} AF recordings, ε {epsilon}",
+    "epoch": "an epoch of the original's adaptive training, {per_class} recordings of a class",
+    "curve": "robustness curve to ε {largest:g}: to {resolution} for each recording, or on {grid} ε",
+    "loading": "all recordings of the training archive, loaded and summed up",
 }
-NOTES = """*How to read it.* Every side runs in a process of its own, in turn with the others, on the shipped baseline. *Times the
-first*: its time as a multiple of the first row's, only where the first found no less. *Turned*: as the shipped float32 network
-reads it, whatever the side says. *Arithmetic alone*: the products of the gradients that were taken, at the rate of one
-large matrix product. *Until turned*: a recording leaves the batch at the first iterate that is read as normal; *all steps
-for all* is the same work as the other libraries do. `bash ci/bench` makes this table anew."""
+SIDE_NAMES = {
+    "ecgnb": "ecgnb",
+    "ecgnb_bfloat16": "ecgnb, gradients in bfloat16",
+    "ecgnb_jax": "ecgnb, JAX",
+    "ecgnb_all_steps": "ecgnb, all steps for all",
+    "ecgnb_unverified": "ecgnb, unverified bfloat16",
+    "art": "ART",
+    "cleverhans": "CleverHans",
+    "notebook": "eager loop of a notebook",
+    "foolbox": "Foolbox",
+    "grid": "grid of full PGD",
+    "first": "first time",
+    "later": "later, from the cache",
+}
+# (case, side): how many times as long as the first side it takes, at least.
+CLAIMS = {
+    ("pgd", "art"): 3.5,
+    ("pgd", "cleverhans"): 1.5,
+    ("epoch", "notebook"): 2.0,
+    ("curve", "grid"): 1.0,
+}
+LEAN = ("pgd", "epoch")  # cases in which the first side takes no more memory than those claimed
+LIMITS = {"first": (20, 1), "later": (1, 1)}  # of loading: seconds, GiB
+NOTES = """*Ratio*: time as a multiple of the first row's; only where the first row found no less. *Success*: by the
+shipped float32 network, whatever the side says. *Floor*: the products of the gradients taken, at the rate of one large
+matrix product. ecgnb stops at success: a recording leaves the batch at its first adversarial iterate. *All steps for
+all* is the work that the other libraries do."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What is said of a case: `least` times as fast as `other` and, if `lean`, with no more memory."""
-
-    case: str
-    other: str
-    least: float
-    lean: bool = True
-
-
-CLAIMS = (
-    Claim("pgd", "ART", 3.5),
-    Claim("pgd", "CleverHans", 1.5),
-    Claim("epoch", "notebook: eager attacks, model.fit", 2.0),
-    Claim("curve", "grid of full PGD", 1.0, lean=False),  # each size of batch is compiled once
-)
-MOST = {"first": {"seconds": 20, "GiB": 1}, "later": {"seconds": 1, "GiB": 1}}  # of loading
-
-
-def run(case: str, side: str, folder: Path, options: argparse.Namespace) -> dict:
+def run(case: str, side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One side, once, in a process of its own; {"error"} if it does not run."""
     target = folder / "side.json"
     target.unlink(missing_ok=True)
@@ -86,215 +82,240 @@ def run(case: str, side: str, folder: Path, options: argparse.Namespace) -> dict
     return json.loads(target.read_text())
 
 
-def row(runs: list[dict]) -> dict:
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Median times and largest memory of a side's runs, and what the last of them found."""
-    failed = [one["error"] for one in runs if "error" in one]
-    if failed:
-        return {"error": failed[0]}
+    for one in runs:
+        if "error" in one:
+            return one
     seconds = [one["seconds"] for one in runs]
-    processor = [one["processor seconds"] for one in runs]
     return runs[-1] | {
         "seconds": float(np.median(seconds)),
-        "all seconds": seconds,
-        "processor seconds": float(np.median(processor)),
-        "GiB": max(one["GiB"] for one in runs),
+        "all_seconds": seconds,
+        "processor_seconds": float(np.median([one["processor_seconds"] for one in runs])),
+        "memory_gib": max(one["memory_gib"] for one in runs),
     }
 
 
-def shortfall(case: str, ours: dict, other: dict) -> int:
-    """Recordings by which ours finds less than the other: times are compared only if there are none."""
-    if case in ("pgd", "apgd", "epoch"):
-        mine, theirs = (np.array(side["turned"]) for side in (ours, other))
+def missed(case: str, ours: dict[str, Any], other: dict[str, Any]) -> int:
+    """In how many recordings ours finds less than the other. Times are compared only if it is 0."""
+    if "success" in ours:
+        found, expected = (np.array(side["success"]) for side in (ours, other))
         if case == "pgd":
-            return int((theirs & ~mine).sum())
-        # Random starts, or a rounder gradient, turn other recordings; they should be no fewer.
-        allowed = 0 if case == "apgd" else round(0.02 * len(mine))
-        return max(0, int(theirs.sum() - mine.sum()) - allowed)
-    if case == "curve":
-        mine, theirs = (np.array(side["smallest"], float) for side in (ours, other))
-        mine, theirs = (np.where(np.isnan(r), np.inf, r) for r in (mine, theirs))
-        return int((mine > theirs + RESOLUTION).sum())
-    seen = ("recordings", "total")
-    return int([ours.get(key) for key in seen] != [other.get(key) for key in seen])
+            return int((expected & ~found).sum())
+        # Random starts, or coarser gradients, succeed on other recordings; there should be no fewer.
+        allowed = 0 if case == "apgd" else round(0.02 * len(found))
+        return max(0, int(expected.sum() - found.sum()) - allowed)
+    if "minimal_epsilon" in ours:
+        found, expected = (np.array(side["minimal_epsilon"], float) for side in (ours, other))
+        found, expected = (np.where(np.isnan(e), np.inf, e) for e in (found, expected))
+        return int((found > expected + RESOLUTION).sum())
+    return int(any(ours[key] != other[key] for key in ("recordings", "total")))
 
 
-def compare(case: str, rows: dict[str, dict], floor: dict) -> dict[str, dict]:
-    """Rows with ratios to the first, and the time that the arithmetic alone would take."""
-    ours = next(iter(rows.values()))
-    for name, other in rows.items():
+def compare(case: str, sides: dict[str, dict], floor: dict[str, Any]) -> dict[str, dict]:
+    """The sides, with ratios to the first, and the time that their arithmetic alone would take."""
+    ours = next(iter(sides.values()))
+    for name, other in sides.items():
         if "error" in other or "error" in ours:
             continue
-        other["less found by the first"] = shortfall(case, ours, other)
-        if not other["less found by the first"]:
-            other["times the first"] = other["seconds"] / ours["seconds"]
+        other["missed"] = missed(case, ours, other)
+        if not other["missed"]:
+            other["ratio"] = other["seconds"] / ours["seconds"]
         if "gradients" in other:
-            rate = floor["FLOP a second"]["bfloat16" if "bfloat16" in name else "float32"]
-            other["floor seconds"] = other["gradients"] * floor["FLOP a gradient"] / rate
-    return rows
+            coarse = name in ("ecgnb_bfloat16", "ecgnb_unverified")
+            rate = floor["flop_per_second"]["bfloat16" if coarse else "float32"]
+            other["floor_seconds"] = other["gradients"] * floor["gradient_flop"] / rate
+    return sides
 
 
-def precision_changes(rows: dict[str, dict]) -> dict[str, dict]:
-    """What slopes in bfloat16 change in the verdicts of PGD, and what believing bfloat16 would."""
-    exact = np.array(rows["ecgnb, until turned"]["turned"])
-    changes = {}
-    for name in (
-        "ecgnb, until turned, slopes in bfloat16",
-        "ecgnb, until turned, bfloat16 believed",
-    ):
-        turned, claimed = (np.array(rows[name][key]) for key in ("turned", "claimed"))
-        changes[name] = {
-            "recordings": len(exact),
-            "turned in float32 only": int((exact & ~turned).sum()),
-            "turned in bfloat16 only": int((turned & ~exact).sum()),
-            "claimed, and not so": int((claimed & ~turned).sum()),
-        }
-    return changes
-
-
-def broken(cases: dict[str, dict[str, dict]]) -> list[str]:
-    """Claims that do not hold, each in a line; of the cases that were run."""
+def broken_claims(cases: dict[str, dict[str, dict]]) -> list[str]:
+    """Claims that do not hold, a line each, of the cases that were run."""
     lines = []
-    for claim in CLAIMS:
-        rows = cases.get(claim.case, {})
-        ours, other = next(iter(rows.values()), {}), rows.get(claim.other, {})
-        if "seconds" not in ours or "seconds" not in other:
-            if rows:
-                lines.append(f"{claim.case}: {claim.other} cannot be compared")
-            continue
-        found = other.get("times the first", 0.0)
-        if found < claim.least:
-            lines.append(f"{claim.case}: {found:.2f} × {claim.other}, claimed ≥ {claim.least}")
-        if claim.lean and ours["GiB"] > other["GiB"]:
-            lines.append(f"{claim.case}: more memory than {claim.other}")
-    for name, most in MOST.items():
-        found = cases.get("loading", {}).get(name, {})
-        lines += [
-            f"loading, {name}: {found[what]:.2f} {what}, claimed ≤ {limit}"
-            for what, limit in most.items()
-            if found.get(what, 0) > limit
-        ]
+    for (case, name), least in CLAIMS.items():
+        sides = cases.get(case, {})
+        ours, other = next(iter(sides.values()), {}), sides.get(name, {})
+        if sides and ("seconds" not in ours or "seconds" not in other):
+            lines.append(f"{case}: {name} cannot be compared")
+        elif sides:
+            ratio = other.get("ratio", 0.0)
+            if ratio < least:
+                lines.append(f"{case}: {ratio:.2f} × {name}, claimed ≥ {least}")
+            if case in LEAN and ours["memory_gib"] > other["memory_gib"]:
+                lines.append(f"{case}: more memory than {name}")
+    for name, limits in LIMITS.items():
+        one = cases.get("loading", {}).get(name, {})
+        for what, limit in zip(("seconds", "memory_gib"), limits, strict=True):
+            if one.get(what, 0) > limit:
+                lines.append(f"loading, {name}: {one[what]:.2f} {what}, claimed ≤ {limit}")
     return lines
 
 
-def machine() -> dict:
-    """Where and with what this was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+def machine() -> dict[str, Any]:
+    """Where, and with what."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
+        "commit": commit(),
         "processor": ", ".join(sorted(names)) or platform.processor(),
-        "cores": cores,
-        "load before": round(os.getloadavg()[0], 2),
+        "cores": cores(),
+        "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {package: _version(package) for package in PACKAGES},
     }
 
 
-def titles(size: Size) -> dict[str, str]:
-    """case -> its title, with the settings that were used."""
-    words = vars(size) | {"epsilon": EPSILON, "step": STEP, "resolution": RESOLUTION}
-    return {case: title.format(**words) for case, title in TITLES.items()}
+def commit() -> str:
+    """The commit that is checked out."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def cores() -> int | None:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def case_name(case: str, numbers: dict[str, Any]) -> str:
+    """What a case is called, with the settings that were used."""
+    return CASE_NAMES[case].format(**numbers["settings"])
 
 
 def table(folder: Path) -> str:
-    """The README's table, from bench.json."""
+    """What was measured, from bench.json, as Markdown."""
     numbers = json.loads((folder / "bench.json").read_text())
     about = numbers["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    columns = ["side", "time, s", "ratio", "found", "floor, s", "memory, GiB"]
     lines = [
-        f"{about['data']}; {about['processor']}, {about['cores']} cores; medians of {about['runs']} runs; "
-        + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        f"{about['data']}; {about['processor']}, {about['cores']} cores; medians of {about['runs']} "
+        f"runs of commit {about['commit']}; {versions}",
         "",
-        "| what | time, s | times the first | found | arithmetic alone, s | peak memory, GiB |",
-        "|" + "---|" * 6,
+        markdown(pd.DataFrame(columns=columns)),
     ]
-    for case, rows in numbers["cases"].items():
-        lines.append(f"| **{numbers['titles'][case]}** | | | | | |")
-        lines += [f"| {name} | {' | '.join(_cells(one))} |" for name, one in rows.items()]
-    for name, changes in numbers.get("precision", {}).items():
-        told = ", ".join(f"{what} {n}" for what, n in changes.items() if what != "recordings")
-        lines += ["", f"*{name}*, of {changes['recordings']} verdicts: {told}."]
+    for case, sides in numbers["cases"].items():
+        lines.append(f"| **{case_name(case, numbers)}** | | | | | |")
+        for name, one in sides.items():
+            lines.append(f"| {' | '.join([SIDE_NAMES[name], *_cells(one)])} |")
+    pgd = numbers["cases"].get("pgd", {})
+    if all("success" in pgd.get(name, {}) for name in ("ecgnb_bfloat16", "ecgnb_unverified")):
+        exact, *coarse = (
+            np.array(pgd[name]["success"])
+            for name in ("ecgnb", "ecgnb_bfloat16", "ecgnb_unverified")
+        )
+        wrong = np.array(pgd["ecgnb_unverified"]["claimed"]) & ~coarse[1]
+        lines += [
+            "",
+            f"Of {len(exact)} outcomes of PGD, gradients in bfloat16 change {(exact != coarse[0]).sum()}. Unverified "
+            f"bfloat16 changes {(exact != coarse[1]).sum()}, and claims {wrong.sum()} successes that float32 denies.",
+        ]
     return "\n".join([*lines, "", NOTES])
 
 
 def machines(folder: Path) -> str:
-    """The README's table of what is claimed, a column for each machine: bench.json, and bench_*.json if there are."""
+    """Every claim, and what each machine measured (bench.json, bench_*.json), as Markdown."""
     measured = [json.loads(path.read_text()) for path in sorted(folder.glob("bench*.json"))]
-    places = [f"{one['about']['processor']}, {one['about']['cores']} cores" for one in measured]
-    rows = []
-    for claim in CLAIMS:
-        if any(claim.case not in one["cases"] for one in measured):
-            continue
-        title = measured[0]["titles"][claim.case]
-        ratios = [_cells(one["cases"][claim.case][claim.other])[1] for one in measured]
-        rows.append([f"{title}: {claim.other}", f"{claim.least:g}", *ratios])
+    rows = [
+        [
+            f"{case_name(case, measured[0])}: {SIDE_NAMES[name]}",
+            f"{least:g}",
+            *(_cells(one["cases"][case][name])[1] for one in measured),
+        ]
+        for (case, name), least in CLAIMS.items()
+        if all(case in one["cases"] for one in measured)
+    ]
     for kind in ("float32", "bfloat16"):
-        rates = [f"{one['floor']['FLOP a second'][kind] / 1e9:.0f}" for one in measured]
-        rows.append([f"*products in {kind}, GFLOP/s*", "", *rates])
-    heads = ["how many times as long as ours", "at least", *places]
-    return markdown(pd.DataFrame(rows, columns=heads))
+        rates = [f"{one['floor']['flop_per_second'][kind] / 1e9:.0f}" for one in measured]
+        rows.append([f"*matrix product in {kind}, GFLOP/s*", "", *rates])
+    places = [f"{one['about']['processor']}, {one['about']['cores']} cores" for one in measured]
+    return markdown(pd.DataFrame(rows, columns=["ratio to ours", "claimed, at least", *places]))
 
 
-def _cells(one: dict) -> list[str]:
+def _cells(one: dict[str, Any]) -> list[str]:
+    """Time, ratio, what was found, floor, memory of a side."""
     if "error" in one:
         return ["fails", one["error"].replace("|", "/"), "", "", ""]
-    less = one["less found by the first"]
-    ratio = f"the first misses {less} of these" if less else f"{one['times the first']:.2g}"
     found = ""
-    if "turned" in one:
-        found = f"{sum(one['turned'])} of {len(one['turned'])} turned"
-    elif "smallest" in one:
-        known = [epsilon for epsilon in one["smallest"] if epsilon is not None]
-        found = f"{len(known)} of {len(one['smallest'])}, median ε {np.median(known):.2g}"
+    if "success" in one:
+        found = f"{sum(one['success'])} of {len(one['success'])} succeed"
+    elif "minimal_epsilon" in one:
+        known = [epsilon for epsilon in one["minimal_epsilon"] if epsilon is not None]
+        found = f"{len(known)} of {len(one['minimal_epsilon'])}, median ε {np.median(known):.2g}"
     elif "recordings" in one:
         found = f"{one['recordings']} recordings"
-    floor = f"{one['floor seconds']:.2g}" if "floor seconds" in one else ""
-    return [f"{one['seconds']:.3g}", ratio, found, floor, f"{one['GiB']:.2f}"]
+    ratio = f"none: the first misses {one['missed']}" if one["missed"] else f"{one['ratio']:.2g}"
+    floor = f"{one['floor_seconds']:.2g}" if "floor_seconds" in one else ""
+    return [f"{one['seconds']:.3g}", ratio, found, floor, f"{one['memory_gib']:.2f}"]
 
 
-@style.context(STYLE)
-def bars(numbers: dict) -> Figure:
-    """Time of every side, a panel a case: ours in colour; a mark where the arithmetic alone would end."""
+@styled
+def bars(numbers: dict[str, Any]) -> Figure:
+    """Time of every side, a panel a case, ours in colour; a mark where the arithmetic alone would end."""
     cases = {
-        case: {name: one for name, one in rows.items() if "seconds" in one}
-        for case, rows in numbers["cases"].items()
+        case: {name: one for name, one in sides.items() if "seconds" in one}
+        for case, sides in numbers["cases"].items()
     }
-    heights = [1.2 + len(rows) for rows in cases.values()]
-    fig = PlainFigure(figsize=(8, 0.6 + 0.33 * sum(heights)), layout="constrained")
-    about = numbers["about"]
-    head(fig, "Time, the less the better", f"{about['data']}; {about['cores']} cores")
+    about, heights = numbers["about"], [1.2 + len(sides) for sides in cases.values()]
+    subtitle = f"{about['data']}; {about['cores']} cores"
+    fig = new_figure(8, 0.6 + 0.33 * sum(heights), "Time: lower is better", subtitle)
     axes = fig.subplots(len(cases), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    for ax, (case, rows) in zip(axes, cases.items(), strict=True):
-        names, seconds = list(rows), [one["seconds"] for one in rows.values()]
-        ours = [case in ("loading", "step") or name.startswith("ecgnb") for name in names]
-        ax.barh(names, seconds, color=[OTHERS[1] if mine else CONTROL for mine in ours])
-        for place, one in enumerate(rows.values()):
-            if "floor seconds" in one:
-                ax.plot([one["floor seconds"]] * 2, [place - 0.4, place + 0.4], color="0.1", lw=1.5)
+    for ax, (case, sides) in zip(axes, cases.items(), strict=True):
+        seconds = [one["seconds"] for one in sides.values()]
+        ours = [case == "loading" or name.startswith("ecgnb") for name in sides]
+        colours = [SPARE_COLOURS[1] if mine else NOISE_COLOUR for mine in ours]
+        ax.barh([SIDE_NAMES[name] for name in sides], seconds, color=colours)
+        for place, one in enumerate(sides.values()):
+            if "floor_seconds" in one:
+                ax.plot([one["floor_seconds"]] * 2, [place - 0.4, place + 0.4], color="0.1", lw=1.5)
             ax.text(one["seconds"], place, f" {one['seconds']:.3g}", va="center", fontsize=8)
         ax.invert_yaxis()
         ax.set_xlim(0, 1.12 * max(seconds, default=1))
-        ax.set_title(numbers["titles"][case], loc="left")
+        ax.set_title(case_name(case, numbers), loc="left")
         tidy(ax, "")
     axes[-1].set_xlabel("seconds; black marks: the arithmetic of the gradients alone")
     return fig
 
 
+def bench(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the cases; returns what bench.json holds."""
+    size, runs = (QUICK, 1) if options.quick else (FULL, options.runs)
+    work = options.out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    data = "DEMO (SYNTHETIC)" if options.data == "demo" else "PhysioNet/CinC Challenge 2017"
+    about = machine() | {"data": data + ", a few recordings" * options.quick, "runs": runs}
+    floor = run("floor", "matrix_product", work, options)
+    if "error" in floor:
+        raise EcgnbError(f"bench: the shipped baseline does not run: {floor['error']}")
+    cases = {}
+    for case in options.only:
+        results: dict[str, list[dict]] = {side: [] for side in CASES[case][1]}
+        for turn in bar(case, range(runs), unit="turn"):
+            for side, before in results.items():
+                if not turn or "error" not in before[-1]:  # what fails once is not tried again
+                    before.append(run(case, side, work, options))
+        sides = {side: summarise(each) for side, each in results.items()}
+        cases[case] = compare(case, sides, floor)
+    shutil.rmtree(work)
+    settings = asdict(size) | {"epsilon": EPSILON, "step_size": STEP_SIZE}
+    settings |= {"largest": LARGEST, "resolution": RESOLUTION}
+    return {"about": about, "settings": settings, "floor": floor, "cases": cases}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    known = [case for case in CASES if case != "floor"]
+    names = list(CASE_NAMES)
     parser = argparse.ArgumentParser(prog="bash ci/bench", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", choices=known, default=known, help=f"of {', '.join(known)}"
+        "--only", nargs="+", choices=names, default=names, help="of " + ", ".join(names)
     )
     parser.add_argument("--runs", type=int, default=3, help="of each side (3); --quick: 1")
-    parser.add_argument(
-        "--quick", action="store_true", help="see whether it runs: minutes, no claims"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few recordings, no claims: minutes")
     parser.add_argument("--data", default="physionet", help="physionet or a folder (physionet)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="(out/bench)")
     options = parser.parse_args(arguments)
@@ -305,43 +326,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     save(bars(numbers), options.out / "bench.png", numbers)
     print(table(options.out))
-    failed = [] if options.quick else broken(numbers["cases"])
-    for line in failed:
+    broken = [] if options.quick else broken_claims(numbers["cases"])
+    for line in broken:
         print(f"DOES NOT HOLD: {line}", file=sys.stderr)
-    return bool(failed)
-
-
-def bench(options: argparse.Namespace) -> dict:
-    """Run the cases; what bench.json holds."""
-    size, runs = (QUICK, 1) if options.quick else (FULL, options.runs)
-    work = options.out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    about = machine() | {"data": _data(options), "runs": runs}
-    floor = run("floor", "matrix product", work, options)
-    if "error" in floor:
-        raise EcgnbError(f"bench: the shipped baseline does not run: {floor['error']}")
-    cases = {}
-    for case in options.only:
-        _, sides = CASES[case]
-        made = {side: [] for side in sides}
-        for turn in bar(case, range(runs), unit="turn"):
-            for side in sides:
-                # What fails once is not tried again.
-                if not turn or "error" not in made[side][-1]:
-                    made[side].append(run(case, side, work, options))
-        cases[case] = compare(case, {side: row(r) for side, r in made.items()}, floor)
-    shutil.rmtree(work)
-    chosen = {case: title for case, title in titles(size).items() if case in cases}
-    numbers = {"about": about, "floor": floor, "titles": chosen, "cases": cases}
-    try:
-        return numbers | {"precision": precision_changes(cases["pgd"])}
-    except KeyError:  # PGD was not asked for, or a side of it failed
-        return numbers
-
-
-def _data(options: argparse.Namespace) -> str:
-    name = "DEMO (SYNTHETIC)" if options.data == "demo" else "PhysioNet/CinC Challenge 2017"
-    return f"{name}, a few recordings only" if options.quick else name
+    return bool(broken)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import pytest
 import scipy.io
 from keras import layers
 
-from ecgnb import data
+from ecgnb.constants import FS, WINDOW
+from ecgnb.data.dataset import Dataset, load_data
+from ecgnb.data.download import find_archive
 from ecgnb.errors import EcgnbError
-from ecgnb.records import FS
-from ecgnb.sources import find_archive
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,28 +32,28 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session")
-def validation() -> data.Dataset:
+def validation() -> Dataset:
     """The 300 real validation recordings."""
-    return data.load("validation", data="physionet")
+    return load_data("validation", data="physionet")
 
 
 @pytest.fixture(scope="session")
-def demo_train() -> data.Dataset:
-    return data.load("train", data="demo")
+def demo_train() -> Dataset:
+    return load_data("train", data="demo")
 
 
 @pytest.fixture(scope="session")
-def demo_dev() -> data.Dataset:
-    return data.load("dev", data="demo")
+def demo_dev() -> Dataset:
+    return load_data("dev", data="demo")
 
 
 @pytest.fixture(scope="session")
 def linear() -> tuple[keras.Model, np.ndarray]:
     """A linear classifier, logits = flatten(x) @ w, and its weights w : (9000, 4)."""
     rng = np.random.default_rng(0)
-    inputs = keras.Input((data.WINDOW, 1))
+    inputs = keras.Input((WINDOW, 1))
     model = keras.Model(inputs, layers.Dense(4, use_bias=False)(layers.Flatten()(inputs)))
-    weights = rng.normal(scale=0.01, size=(data.WINDOW, 4)).astype(np.float32)
+    weights = rng.normal(scale=0.01, size=(WINDOW, 4)).astype(np.float32)
     model.set_weights([weights])
     return model, weights
 
@@ -78,7 +78,7 @@ def header(name: str, fs: int = 300, gain: str = "1000/mV") -> str:
 def small_network(dropout: float = 0.3, precision: str = "float32") -> keras.Model:
     """A network with the same kinds of layers and settings as the real one, a thousandth of its work."""
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-    inputs = keras.Input((data.WINDOW, 1))
+    inputs = keras.Input((WINDOW, 1))
     x = layers.Conv1D(4, 16, strides=16, dtype=policy)(inputs)
     x = layers.ReLU(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
     x = layers.Flatten(dtype=policy)(layers.Dropout(dropout, dtype=policy)(x))

@@ -11,11 +11,11 @@ from pathlib import Path
 import scipy.io
 from tqdm import tqdm
 
+from ecgnb.data.download import find_archive
+from ecgnb.data.records import digest
 from ecgnb.files import write_atomically
-from ecgnb.records import digest
-from ecgnb.sources import find_archive
 
-TARGET = Path(__file__).parents[1] / "ecgnb" / "manifest.csv"
+TARGET = Path(__file__).parents[1] / "ecgnb" / "data" / "manifest.csv"
 
 
 def main() -> None:

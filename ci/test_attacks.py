@@ -11,9 +11,9 @@ from conftest import small_network
 from keras import layers
 from scipy.optimize import linprog
 
-from ecgnb import evaluation
-from ecgnb import model as network
-from ecgnb.attacks import (
+from ecgnb.attacks.balls import L2, Ball, Band, Linf
+from ecgnb.attacks.losses import cross_entropy, logit_ratio
+from ecgnb.attacks.search import (
     AttackResult,
     apgd,
     apgd_targets,
@@ -24,11 +24,11 @@ from ecgnb.attacks import (
     square,
     universal,
 )
+from ecgnb.attacks.threats import AttackProblem, Goal, Threat, goal_of
 from ecgnb.errors import EcgnbError
-from ecgnb.geometry import L2, Ball, Band, Linf
-from ecgnb.gradients import InputGradient
-from ecgnb.losses import cross_entropy, logit_ratio
-from ecgnb.threats import Goal, Problem, Threat, goal_of
+from ecgnb.evaluation import old_evaluation as evaluation
+from ecgnb.models import network
+from ecgnb.models.classifier import KerasClassifier
 
 N = 9000
 TO_NORMAL = Goal(1)
@@ -50,17 +50,17 @@ def ball_of(x, epsilon, kind=Linf, lengths=None) -> Ball:
     return kind(x, np.full(len(x), float(epsilon)), mask)
 
 
-def problem(x, y, epsilon, goal=TO_NORMAL, kind=Linf, lengths=None) -> Problem:
-    return Problem(y, goal, ball_of(x, epsilon, kind, lengths))
+def problem(x, y, epsilon, goal=TO_NORMAL, kind=Linf, lengths=None) -> AttackProblem:
+    return AttackProblem(y, goal, ball_of(x, epsilon, kind, lengths))
 
 
-def two_sided_model(w) -> InputGradient:
+def two_sided_model(w) -> KerasClassifier:
     """Logits ∓w·x for A and N, and O and ~ out of the question."""
     inputs = keras.Input((N, 1))
     model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs)))
     weights = np.stack([-w, w, 0 * w, 0 * w], axis=1)
     model.set_weights([weights.astype(np.float32), np.array([0, 0, -1e5, -1e5])])
-    return InputGradient(model, 4)
+    return KerasClassifier(model, 4)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def two_sided():
-    """A victim whose best change is known in closed form, and its w."""
+    """A classifier whose best change is known in closed form, and its w."""
     w = np.random.default_rng(2).normal(size=N).astype(np.float32)
     return two_sided_model(w), w
 
@@ -86,8 +86,8 @@ def numpy_pgd(x, y, weights, goal, *, epsilon, step, steps):
         p = np.exp(z - z.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         p[np.arange(len(y)), labels] -= 1
-        slope = (p @ weights.T.astype(float))[..., None]
-        now = now + sign * step * epsilon * np.sign(slope)
+        gradient = (p @ weights.T.astype(float))[..., None]
+        now = now + sign * step * epsilon * np.sign(gradient)
         now = np.clip(now, start - epsilon, start + epsilon)
     return now
 
@@ -95,7 +95,7 @@ def numpy_pgd(x, y, weights, goal, *, epsilon, step, steps):
 @pytest.mark.parametrize("goal", [Goal(1), Goal(None)])
 def test_pgd_equals_plain_numpy_pgd_on_a_linear_model(linear, batch, goal):
     settings = dict(step=0.2, steps=8)
-    result = pgd(InputGradient(linear[0], 2), problem(*batch, 0.01, goal), **settings)
+    result = pgd(KerasClassifier(linear[0], 2), problem(*batch, 0.01, goal), **settings)
     expected = numpy_pgd(*batch, linear[1], goal, epsilon=0.01, **settings)
     # A sample whose gradient is zero to rounding may step either way; all others agree.
     assert np.mean(np.abs(result.x - expected) > 1e-5) < 1e-3
@@ -105,12 +105,12 @@ def test_pgd_equals_plain_numpy_pgd_on_a_linear_model(linear, batch, goal):
 @pytest.mark.parametrize("name", ["PGD", "PGD, random starts", "FGSM", "APGD-CE", "APGD-DLR"])
 def test_gradient_attacks_reach_the_closed_form_optimum_in_linf(two_sided, batch, name):
     """From w·x < 0 the goal is w·x > 0; the most that ε buys is ε·sum|w|, and no attack stops short."""
-    victim, w = two_sided
+    classifier, w = two_sided
     x = _at_distance(batch[0], w, -0.9 * 0.001 * np.abs(w).sum())
-    result = ATTACKS[name](victim, problem(x, 0 * batch[1], 0.001))
+    result = ATTACKS[name](classifier, problem(x, 0 * batch[1], 0.001))
     assert result.success.all()
     out_of_reach = _at_distance(batch[0], w, -1.1 * 0.001 * np.abs(w).sum())
-    result = ATTACKS[name](victim, problem(out_of_reach, 0 * batch[1], 0.001))
+    result = ATTACKS[name](classifier, problem(out_of_reach, 0 * batch[1], 0.001))
     assert not result.success.any()
     most = 0.001 * np.abs(w).sum()
     gained = _gain(result, out_of_reach, w)
@@ -120,20 +120,20 @@ def test_gradient_attacks_reach_the_closed_form_optimum_in_linf(two_sided, batch
 @pytest.mark.parametrize("attack", [ATTACKS["PGD"], ATTACKS["APGD-CE"]])
 def test_gradient_attacks_reach_the_closed_form_optimum_in_l2(two_sided, batch, attack):
     """The most that a radius r buys is r·|w|, along w."""
-    victim, w = two_sided
+    classifier, w = two_sided
     norm = np.sqrt((w.astype(float) ** 2).sum())
     for share, success in ((-0.9, True), (-1.1, False)):
         x = _at_distance(batch[0], w, share * 0.05 * norm)
-        result = attack(victim, problem(x, 0 * batch[1], 0.05, kind=L2))
+        result = attack(classifier, problem(x, 0 * batch[1], 0.05, kind=L2))
         assert (result.success == success).all()
         assert success or np.allclose(_gain(result, x, w), 0.05 * norm, rtol=0.05)
 
 
 def test_smooth_attack_reaches_the_optimum_of_its_smaller_set(two_sided, batch):
     """Every change is some θ smoothed, so the most that ε buys is ε·sum|K∗w|."""
-    victim, w = two_sided
+    classifier, w = two_sided
     x = _at_distance(batch[0], w, -1e3)
-    result = smooth(victim, problem(x, 0 * batch[1], 0.1), steps=12)
+    result = smooth(classifier, problem(x, 0 * batch[1], 0.1), steps=12)
     smoothed = np.convolve(w, smooth_kernel(), "same")
     assert np.allclose(_gain(result, x, w), 0.1 * np.abs(smoothed).sum(), rtol=0.01)
 
@@ -153,9 +153,9 @@ def test_banded_attack_comes_close_to_the_optimum_by_linear_programming(batch):
 
 def test_square_finds_what_segments_can(batch):
     """With one weight for all samples the optimum is one sign everywhere: segments get close to it."""
-    victim = two_sided_model(np.ones(N))
+    classifier = two_sided_model(np.ones(N))
     x = _at_distance(batch[0], np.ones(N, np.float32), -1e4)
-    result = square(victim, problem(x, 0 * batch[1], 0.1), queries=500)
+    result = square(classifier, problem(x, 0 * batch[1], 0.1), queries=500)
     gained = _gain(result, x, np.ones(N))
     assert (gained > 0.9 * 0.1 * N).all() and (gained <= 0.1 * N * 1.001).all()
     assert (np.diff(np.fmax.accumulate(result.loss, axis=0), axis=0) >= 0).all()
@@ -163,18 +163,18 @@ def test_square_finds_what_segments_can(batch):
 
 def test_a_universal_change_carries_over_to_recordings_it_has_not_seen():
     """A network that answers to the mean is moved by the same change at any shift."""
-    victim = two_sided_model(np.ones(N) / N)
+    classifier = two_sided_model(np.ones(N) / N)
     rng = np.random.default_rng(3)
     seen, new = (rng.normal(-0.05, 0.1, (4, N, 1)).astype(np.float32) for _ in range(2))
-    shared = universal(victim, problem(seen, np.zeros(4, int), 0.1))
+    shared = universal(classifier, problem(seen, np.zeros(4, int), 0.1))
     assert shared.shape == (N,) and np.abs(shared).max() <= 1
-    result = shifted(victim, problem(new, np.zeros(4, int), 0.1), shared)
+    result = shifted(classifier, problem(new, np.zeros(4, int), 0.1), shared)
     assert result.success.all() and _inside(problem(new, np.zeros(4, int), 0.1), result.x)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_epsilon_zero_returns_the_input(linear, batch, name):
-    result = ATTACKS[name](InputGradient(linear[0]), problem(*batch, 0.0))
+    result = ATTACKS[name](KerasClassifier(linear[0]), problem(*batch, 0.0))
     assert (result.x == batch[0]).all()
 
 
@@ -186,11 +186,11 @@ def test_every_attack_stays_exactly_in_the_ball_and_spares_the_padding(linear, n
     x = rng.normal(size=(3, N, 1)).astype(np.float32)
     x[np.arange(N) >= lengths[:, None]] = 0
     posed = problem(x, np.zeros(3, int), 0.2, Goal(None), kind, lengths)
-    result = ATTACKS[name](InputGradient(linear[0]), posed)
+    result = ATTACKS[name](KerasClassifier(linear[0]), posed)
     assert isinstance(result, AttackResult) and result.x.dtype == np.float32
     assert _inside(posed, result.x) and np.isfinite(result.x).all()
     assert result.iterations.shape == (3,) and result.loss.shape[1] == 3
-    assert np.allclose(InputGradient(linear[0]).logits(result.x), result.logits, atol=1e-3)
+    assert np.allclose(KerasClassifier(linear[0]).logits(result.x), result.logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("epsilon", [0.2, 0.05, 1e-4, 0.3])
@@ -202,7 +202,7 @@ def test_projections_lie_exactly_in_the_ball_and_are_near(epsilon, scale, kind):
     ball = ball_of(x, epsilon, kind, [N, 4000, 2700, 300])
     for point in (x + rng.normal(size=x.shape), x.copy(), ball.random(rng)):
         inside = ball.project(point)
-        assert _inside(Problem(np.zeros(4, int), Goal(1), ball), inside)
+        assert _inside(AttackProblem(np.zeros(4, int), Goal(1), ball), inside)
     assert (ball.size(ball.project(x + rng.normal(size=x.shape))) > 0.5 * epsilon).all()
     assert (ball.project(x) == x).all()
 
@@ -218,7 +218,7 @@ def test_projection_keeps_what_is_inside_and_moves_the_rest_to_the_nearest_point
 
 
 def test_a_banded_change_has_no_power_outside_its_band(linear, batch):
-    result = pgd(InputGradient(linear[0]), problem(*batch, 0.2, kind=Band), steps=5)
+    result = pgd(KerasClassifier(linear[0]), problem(*batch, 0.2, kind=Band), steps=5)
     spectrum = np.abs(np.fft.rfft(result.x[..., 0].astype(float) - batch[0][..., 0], axis=1)) ** 2
     frequency = np.arange(N // 2 + 1) * 300 / N
     outside = (frequency < 0.5) | (frequency > 40)
@@ -234,7 +234,7 @@ def test_float32_addition_alone_would_leave_the_ball():
 
 
 def test_restarts_keep_the_best_of_each_recording_and_never_lose_success(linear, batch):
-    gradient = InputGradient(linear[0], 2)
+    gradient = KerasClassifier(linear[0], 2)
     settings = dict(step=0.5, steps=1, random_start=True)
     for goal in (Goal(1), Goal(None)):
         posed = problem(*batch, 0.002, goal)
@@ -247,7 +247,7 @@ def test_restarts_keep_the_best_of_each_recording_and_never_lose_success(linear,
 
 @pytest.mark.parametrize("goal", [Goal(1), Goal(None)])
 def test_stopping_at_success_counts_any_iterate_and_loses_none(linear, batch, goal):
-    gradient, posed = InputGradient(linear[0]), problem(*batch, 0.02, goal)
+    gradient, posed = KerasClassifier(linear[0]), problem(*batch, 0.02, goal)
     plain = [pgd(gradient, posed, steps=k).success for k in range(1, 11)]
     stopped = pgd(gradient, posed, steps=10, until_success=True)
     ever = np.any([goal.reached(gradient.logits(batch[0]), batch[1]), *plain], axis=0)
@@ -264,14 +264,14 @@ def test_leaving_early_changes_no_verdict_of_the_baseline(validation):
 
     Recording by recording, so that rounding does not depend on who else is in the batch.
     """
-    victim, steps = InputGradient(network.load("baseline"), batch_size=1), 8
+    classifier, steps = KerasClassifier(network.load("baseline"), batch_size=1), 8
     posed = Threat().on(validation.of_class("A").take(slice(0, 10)))
     now, first = posed.x, np.full(len(posed), np.inf)  # read at which the goal is first reached
     for step in range(1, steps + 2):
-        _, logits, slope = victim.value_and_gradient(now, posed.y, posed.targets)
+        _, logits, gradient = classifier.loss_and_gradient(now, posed.y, posed.targets)
         first = np.where(posed.goal.reached(logits, posed.y), np.minimum(first, step), first)
-        now = posed.ball.project(now + 0.1 * posed.ball.step(slope))
-    found = pgd(victim, posed, steps=steps, until_success=True)
+        now = posed.ball.project(now + 0.1 * posed.ball.step(gradient))
+    found = pgd(classifier, posed, steps=steps, until_success=True)
     assert (found.success == np.isfinite(first)).all()
     assert (found.iterations == np.minimum(first, steps)).all()
     assert 0 < found.success.sum() < len(posed)  # else equal verdicts would say nothing
@@ -280,22 +280,22 @@ def test_leaving_early_changes_no_verdict_of_the_baseline(validation):
 @pytest.mark.parametrize("draft_says", [0, 1])
 def test_a_draft_decides_nothing(two_sided, batch, draft_says):
     """Cheap logits that call every recording turned, or none, change no verdict and stop no search."""
-    victim, w = two_sided
+    classifier, w = two_sided
 
     class Drafting:
-        draft, logits = True, staticmethod(victim.logits)
+        draft, logits = True, staticmethod(classifier.logits)
 
-        def value_and_gradient(self, x, y, targets, loss=cross_entropy):
-            value, _, slope = victim.value_and_gradient(x, y, targets, loss)
-            return value, np.eye(4, dtype=np.float32)[np.full(len(x), draft_says)], slope
+        def loss_and_gradient(self, x, y, targets, loss=cross_entropy):
+            value, _, gradient = classifier.loss_and_gradient(x, y, targets, loss)
+            return value, np.eye(4, dtype=np.float32)[np.full(len(x), draft_says)], gradient
 
     most = 0.001 * np.abs(w).sum()
     x = np.concatenate([_at_distance(batch[0][:2], w, share * most) for share in (-0.5, -1.1)])
     posed = problem(x, np.zeros(4, int), 0.001)
     for name in ("PGD", "FGSM", "APGD-CE", "SAP"):
-        plain, drafted = (ATTACKS[name](v, posed) for v in (victim, Drafting()))
+        plain, drafted = (ATTACKS[name](v, posed) for v in (classifier, Drafting()))
         assert (drafted.success == plain.success).all(), name
-        assert np.allclose(victim.logits(drafted.x), drafted.logits, atol=1e-3), name
+        assert np.allclose(classifier.logits(drafted.x), drafted.logits, atol=1e-3), name
         assert _inside(posed, drafted.x)
     stopped = pgd(Drafting(), posed, steps=8, step=0.2, until_success=True)
     assert stopped.success.tolist() == [True, True, False, False]
@@ -306,22 +306,22 @@ def test_a_draft_decides_nothing(two_sided, batch, draft_says):
 def test_bfloat16_climbs_with_the_same_weights_and_judges_in_float32(batch):
     keras.utils.set_random_seed(3)
     model = small_network()
-    plain, rough = InputGradient(model, 4), InputGradient(model, 4, precision="bfloat16")
+    plain, rough = KerasClassifier(model, 4), KerasClassifier(model, 4, precision="bfloat16")
     posed = problem(*batch, 0.05, Goal(None))
     for _ in range(2):
         aims = (posed.x, posed.y, posed.targets)
-        one, other = plain.value_and_gradient(*aims)[2], rough.value_and_gradient(*aims)[2]
+        one, other = plain.loss_and_gradient(*aims)[2], rough.loss_and_gradient(*aims)[2]
         assert (one != other).any() and np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
         found = pgd(rough, posed, steps=5, until_success=True)
         assert np.allclose(found.logits, plain.logits(found.x), atol=1e-5)
         assert (found.success == posed.goal.reached(plain.logits(found.x), posed.y)).all()
         model.set_weights([1.5 * w for w in model.get_weights()])  # and follows when they change
     with pytest.raises(EcgnbError, match="precision='float16'"):
-        InputGradient(model, precision="float16")
+        KerasClassifier(model, precision="float16")
 
 
 def test_batches_that_shrink_compile_nothing_anew(two_sided, batch):
-    victim, w = two_sided
+    classifier, w = two_sided
     traced = []
 
     def counted(z, y, t):
@@ -330,12 +330,14 @@ def test_batches_that_shrink_compile_nothing_anew(two_sided, batch):
 
     most = 0.001 * np.abs(w).sum()
     x = np.concatenate([_at_distance(batch[0][i : i + 1], w, -i * most / 5) for i in range(5)])
-    found = pgd(victim, problem(x, 0 * batch[1], 0.001), loss=counted, steps=9, until_success=True)
+    found = pgd(
+        classifier, problem(x, 0 * batch[1], 0.001), loss=counted, steps=9, until_success=True
+    )
     assert len(set(found.iterations)) > 2 and len(traced) == 1
 
 
 def test_the_goal_decides_success_and_direction(linear, batch):
-    gradient, y = InputGradient(linear[0]), batch[1]
+    gradient, y = KerasClassifier(linear[0]), batch[1]
     targeted, untargeted = (
         pgd(gradient, problem(*batch, 0.05, goal), step=0.2, steps=10)
         for goal in (Goal(2), Goal(None))
@@ -346,16 +348,18 @@ def test_the_goal_decides_success_and_direction(linear, batch):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_batches_do_not_change_the_result(linear, batch, name):
-    results = [ATTACKS[name](InputGradient(linear[0], n), problem(*batch, 0.01)).x for n in (1, 5)]
+    results = [
+        ATTACKS[name](KerasClassifier(linear[0], n), problem(*batch, 0.01)).x for n in (1, 5)
+    ]
     assert np.mean(np.abs(results[0] - results[1]) > 1e-5) < 1e-3
 
 
 def test_attacks_run_in_inference_mode(batch):
     """Dropout and batch statistics must be off: the same input twice gives the same gradient."""
-    gradient = InputGradient(network.build(dropout=0.5))
+    gradient = KerasClassifier(network.build(dropout=0.5))
     x, y = batch
-    alone = gradient.value_and_gradient(x[:1], y[:1], -y[:1] - 1)
-    together = gradient.value_and_gradient(x, y, -y - 1)
+    alone = gradient.loss_and_gradient(x[:1], y[:1], -y[:1] - 1)
+    together = gradient.loss_and_gradient(x, y, -y - 1)
     for one, all_ in zip(alone, together, strict=True):
         assert np.allclose(one[0], all_[0], atol=1e-5 * np.abs(all_).max())
 
@@ -389,7 +393,7 @@ def test_a_wrong_setting_is_named(linear, change, message):
     posed |= {key: change[key] for key in change if key in posed}
     settings = {key: change[key] for key in change if key not in posed}
     with pytest.raises(EcgnbError, match=message):
-        pgd(InputGradient(linear[0]), problem(**posed), **settings)
+        pgd(KerasClassifier(linear[0]), problem(**posed), **settings)
 
 
 def test_threats_say_what_they_are_and_convert_their_unit(demo_dev):
@@ -408,7 +412,7 @@ def test_threats_say_what_they_are_and_convert_their_unit(demo_dev):
 
 @pytest.mark.real
 def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation):
-    gradient, threat = InputGradient(network.load("baseline")), Threat()
+    gradient, threat = KerasClassifier(network.load("baseline")), Threat()
     af = validation.of_class("A")
     noisy = evaluation.noisy(validation.of_class("A"), threat)
     clean, random = ((gradient.logits(x).argmax(axis=1) == 0).mean() for x in (af.x, noisy))

@@ -13,7 +13,7 @@ from conftest import ROOT, small_network
 from keras import layers
 from update_readme import with_tables
 
-from ecgnb.attacks import AttackResult
+from ecgnb.attacks.search import AttackResult
 from ecgnb.files import write_json
 
 FLOOR = {"FLOP a gradient": 2e9, "FLOP a second": {"float32": 1e11, "bfloat16": 2e11}}
@@ -29,7 +29,7 @@ def made_up() -> dict:
     ours, theirs = side(2.0, [1, 1, 0]), side(8.0, [1, 0, 0])
     rows = {
         "ecgnb, until turned": ours | {"claimed": ours["turned"]},
-        "ecgnb, until turned, slopes in bfloat16": side(
+        "ecgnb, until turned, gradients in bfloat16": side(
             1.0, [1, 0, 0], claimed=[True, False, False]
         ),
         "ecgnb, until turned, bfloat16 believed": side(0.9, [1, 0, 0], claimed=[True, True, False]),
@@ -63,7 +63,7 @@ def test_times_are_compared_only_where_as_much_is_found():
     assert rows["CleverHans"]["less found by the first"] == 1
     assert "times the first" not in rows["Foolbox"]
     assert rows["ART"]["floor seconds"] == pytest.approx(1.0)
-    rounder = rows["ecgnb, until turned, slopes in bfloat16"]
+    rounder = rows["ecgnb, until turned, gradients in bfloat16"]
     assert rounder["floor seconds"] == pytest.approx(0.5)
 
 
@@ -92,8 +92,8 @@ def test_runs_are_summed_up_by_median_time_and_largest_memory():
 
 
 def test_what_bfloat16_changes_is_counted():
-    slopes, believed = bench.precision_changes(made_up()["cases"]["pgd"]).values()
-    assert slopes["turned in float32 only"] == 1 and slopes["claimed, and not so"] == 0
+    gradients, believed = bench.precision_changes(made_up()["cases"]["pgd"]).values()
+    assert gradients["turned in float32 only"] == 1 and gradients["claimed, and not so"] == 0
     assert believed["claimed, and not so"] == 1 and believed["turned in bfloat16 only"] == 0
 
 
@@ -170,7 +170,7 @@ def posed(demo_train):
     [("keras", "eager loop of a notebook"), ("art", "ART"), ("cleverhans", "CleverHans")],
 )
 def test_the_other_sides_make_the_same_perturbations_as_ours(posed, package, name):
-    """Same loss, start, ε, step and steps: all but samples where a slope is zero to rounding."""
+    """Same loss, start, ε, step and steps: all but samples where a gradient is zero to rounding."""
     pytest.importorskip(package, reason="pip install .[bench]")
     makers = bench_sides.CASES["pgd"][1]
     ours = makers["ecgnb, all steps for all"](*posed)(4)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from ecgnb import checks
-from ecgnb import model as network
-from ecgnb.attacks import AttackResult
-from ecgnb.checks import FAIL, PASS, WARN, run_checks
-from ecgnb.gradients import InputGradient
-from ecgnb.robustness import BUDGETS, Subject, run, suite
-from ecgnb.threats import Threat
+from ecgnb.attacks.search import AttackResult
+from ecgnb.attacks.threats import Threat
+from ecgnb.evaluation.checks import FAIL, PASS, WARN, run_checks
+from ecgnb.evaluation import checks
+from ecgnb.evaluation.suites import BUDGETS, EvaluatedModel, run, suite
+from ecgnb.models import network
+from ecgnb.models.classifier import KerasClassifier
 
 
 class Noise(layers.Layer):
@@ -32,7 +32,7 @@ def honest(inner, x):
 
 
 def saturating(inner, x):
-    """A softmax temperature of 1/1000: probabilities of exactly 0 and 1, and no slope."""
+    """A softmax temperature of 1/1000: probabilities of exactly 0 and 1, and no gradient."""
     return 1000 * inner(x)
 
 
@@ -50,7 +50,7 @@ def posed(validation):
     """Four AF recordings that the baseline reads rightly, under the original's threat; and the baseline."""
     inner = network.load("baseline")
     af = validation.of_class("A")
-    found = np.flatnonzero(InputGradient(inner).logits(af.x).argmax(axis=1) == 0)[:4]
+    found = np.flatnonzero(KerasClassifier(inner).logits(af.x).argmax(axis=1) == 0)[:4]
     return Threat().on(af.take(found)), inner
 
 
@@ -68,12 +68,12 @@ def posed(validation):
 def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught_by, tmp_path):
     problem, inner = posed
     inputs = keras.Input(inner.input_shape[1:])
-    victim = InputGradient(keras.Model(inputs, build(inner, inputs)))
-    subject = Subject(build.__name__, victim, build.__name__)
+    classifier = KerasClassifier(keras.Model(inputs, build(inner, inputs)))
+    evaluated = EvaluatedModel(build.__name__, classifier, build.__name__)
     budget = BUDGETS["quick"]
-    attacks = run(suite(budget), subject, problem, tmp_path)
-    surrogate = Subject("baseline", InputGradient(inner), "baseline")
-    found = run_checks(subject, problem, attacks, budget, surrogate, tmp_path)
+    attacks = run(suite(budget), evaluated, problem, tmp_path)
+    surrogate = EvaluatedModel("baseline", KerasClassifier(inner), "baseline")
+    found = run_checks(evaluated, problem, attacks, budget, surrogate, tmp_path)
     failed = {check.name for check in found if check.verdict == FAIL}
     assert caught_by <= failed and bool(caught_by) == bool(failed), [vars(c) for c in found]
     assert all(check.evidence and check.advice for check in found)
@@ -128,30 +128,30 @@ def test_verdicts(check, verdict):
 
 
 def test_probabilities_are_told_from_logits(posed_demo):
-    victim, problem = posed_demo
+    classifier, problem = posed_demo
 
     class Softmaxed:
         def logits(self, x):
-            return network.softmax(victim.logits(x))
+            return network.softmax(classifier.logits(x))
 
-    assert checks.logits_are_attacked(victim, problem).verdict == PASS
+    assert checks.logits_are_attacked(classifier, problem).verdict == PASS
     assert checks.logits_are_attacked(Softmaxed(), problem).verdict == FAIL
 
 
 def test_batch_statistics_in_the_attack_are_caught(posed_demo):
-    """A victim that reads in training mode: its slopes depend on the company."""
-    victim, problem = posed_demo
+    """A classifier that reads in training mode: its gradients depend on the company."""
+    classifier, problem = posed_demo
 
     class Training:
-        def value_and_gradient(self, x, y, targets):
-            value, logits, slope = victim.value_and_gradient(x, y, targets)
-            return value, logits, slope * x.std()
+        def loss_and_gradient(self, x, y, targets):
+            value, logits, gradient = classifier.loss_and_gradient(x, y, targets)
+            return value, logits, gradient * x.std()
 
-    assert checks.slopes_ignore_company(victim, problem).verdict == PASS
+    assert checks.slopes_ignore_company(classifier, problem).verdict == PASS
     assert checks.slopes_ignore_company(Training(), problem).verdict == FAIL
 
 
 @pytest.fixture(scope="module")
 def posed_demo(demo_dev):
     keras.utils.set_random_seed(3)
-    return InputGradient(network.build()), Threat().on(demo_dev.take(np.arange(3)))
+    return KerasClassifier(network.build()), Threat().on(demo_dev.take(np.arange(3)))

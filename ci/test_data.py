@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgnb import data
+from ecgnb.data import dataset as data
+from ecgnb.data.records import CLASSES
 from ecgnb.errors import EcgnbError
-from ecgnb.records import CLASSES
 
 
 @pytest.mark.real

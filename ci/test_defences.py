@@ -1,4 +1,4 @@
-"""Defences: whom each attacks and with which weights, TRADES' loss, the alarm, what the dev scores see."""
+"""Defences: which recordings each attacks, with which weights; TRADES' loss; the alarm; what the dev scores show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -14,21 +15,21 @@ import pandas as pd
 import pytest
 from conftest import ROOT, small_network
 
-from ecgnb import defences, losses, training
-from ecgnb import model as network
-from ecgnb.evaluation import AF
-from ecgnb.gradients import InputGradient
-from ecgnb.model import softmax
-from ecgnb.recipes import DEFENCES, EPOCHS, Recipe, recipe_for
-from ecgnb.records import CLASSES
-from ecgnb.report import best_and_last
+from ecgnb.attacks import cross_entropy, divergence
+from ecgnb.constants import CLASSES, FS
+from ecgnb.models import network
+from ecgnb.models.classifier import softmax
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.training import defences, loop, selection
+from ecgnb.training.configuration import DEFENCES, EPOCHS, TrainingConfig, training_config
 
+AF = CLASSES.index("A")
 LATER = ("all-classes", "fast", "trades")
 
 
-def tiny(defence: str, **changes) -> Recipe:
+def tiny(defence: str, **changes) -> TrainingConfig:
     settings = dict(epochs=2, per_class=6, batch_size=8, steps=2, dropout=0.3)
-    return recipe_for(defence, **settings | changes)
+    return training_config(defence, **settings | changes)
 
 
 @pytest.fixture
@@ -48,27 +49,30 @@ def test_every_defence_has_a_name_a_description_and_a_number_of_epochs():
     assert list(defences.BY_NAME) == list(DEFENCES) == list(EPOCHS)
 
 
-def test_an_epochs_mix_is_the_originals():
+def test_an_epochs_mix_is_the_originals(demo_train):
     y = np.repeat([0, 1, 2, 3], [771, 5154, 2557, 46])
     drawn = defences.balanced_index(y, 300, np.random.default_rng(0))
-    clean, attacked = defences.halves(drawn, y, defences.Adaptive.attacked_classes)
+
+    def split(defence: str):
+        kind, config = defences.BY_NAME[defence], training_config(defence)
+        return kind(config, replace(demo_train, y=y), None, None).split(drawn)
+
+    clean, attacked = split("adaptive")
     assert np.bincount(y[clean]).tolist() == [150, 300, 300, 46]
     assert np.bincount(y[attacked]).tolist() == [150] and len(clean) + len(attacked) == 946
     assert not set(clean) & set(attacked)
-    everyone = defences.halves(drawn, y, defences.AllClasses.attacked_classes)[1]
-    assert np.bincount(y[everyone]).tolist() == [150, 150, 150, 23]
+    assert np.bincount(y[split("all-classes")[1]]).tolist() == [150, 150, 150, 23]
 
 
-def moved_classes(recipe: Recipe, model: keras.Model, dataset) -> dict[int, float]:
-    """Class -> share of the recordings of an epoch that are not as they were."""
-    made = defences.BY_NAME[recipe.defence](recipe, dataset, InputGradient(model, 8), model)
+def perturbed_shares(config: TrainingConfig, model: keras.Model, dataset) -> list[float]:
+    """For each class the share of an epoch's recordings that are perturbed."""
+    defence = defences.BY_NAME[config.defence](config, dataset, KerasClassifier(model, 8), model)
     rng = np.random.default_rng(1)
-    originals = {x.tobytes() for x in dataset.x}
-    moved = {c: [] for c in range(len(CLASSES))}
-    for x, y in made.chunks(made.draw(rng), rng):
-        for one, c in zip(x, y, strict=True):
-            moved[int(c)].append(one.tobytes() not in originals)
-    return {c: float(np.mean(flags)) for c, flags in moved.items()}
+    clean = {x.tobytes() for x in dataset.x}
+    chunks = list(defence.chunks(defence.draw(rng), rng))
+    y = np.concatenate([y for _, y in chunks])
+    is_perturbed = np.array([x.tobytes() not in clean for xs, _ in chunks for x in xs])
+    return [is_perturbed[y == c].mean() for c in range(len(CLASSES))]
 
 
 @pytest.mark.parametrize(
@@ -82,22 +86,22 @@ def moved_classes(recipe: Recipe, model: keras.Model, dataset) -> dict[int, floa
         ("trades", [0.5] * 4),  # of rows: each recording is there twice, clean and attacked
     ],
 )
-def test_who_is_attacked(defence, shares, small, demo_train):
-    moved = moved_classes(tiny(defence, shift=False, amplitude=False, noise=0), small, demo_train)
-    assert list(moved.values()) == shares
+def test_which_classes_are_attacked(defence, shares, small, demo_train):
+    config = tiny(defence, shift=False, amplitude=False, noise=0)
+    assert perturbed_shares(config, small, demo_train) == shares
 
 
 @pytest.mark.parametrize("defence", ["static", "adaptive", "all-classes", "fast", "trades"])
 def test_only_static_attacks_with_old_weights(defence, small, demo_train):
     """Two epochs of the same draw, the weights changed in between; a later batch meets later weights."""
-    recipe = tiny(defence, redraw=False)
-    made = defences.BY_NAME[defence](recipe, demo_train, InputGradient(small, 8), small)
+    config = tiny(defence, redraw=False)
+    tested = defences.BY_NAME[defence](config, demo_train, KerasClassifier(small, 8), small)
 
     def epoch(change_before: int) -> np.ndarray:
         """The epoch's recordings, weights changed before that chunk is made."""
         small.set_weights(fresh)
         rng, chunks = np.random.default_rng(1), []
-        pieces = made.chunks(made.draw(rng), rng)
+        pieces = tested.chunks(tested.draw(rng), rng)
         while True:
             if len(chunks) == change_before:
                 small.set_weights(shaken(small))
@@ -112,22 +116,22 @@ def test_only_static_attacks_with_old_weights(defence, small, demo_train):
     assert np.array_equal(never, at_once) == (defence == "static")
     batchwise = defence in ("fast", "trades")
     assert np.array_equal(never, after_one) != batchwise
-    first = 8 * made.copies
+    first = 8 * tested.copies
     assert np.array_equal(never[:first], after_one[:first])
 
 
-def test_divergence_is_kl_and_its_slope_is_the_closed_form(linear):
-    """With z = x·w, the slope of KL(p ‖ softmax(z)) in x is (softmax(z) - p)·wᵀ."""
+def test_divergence_is_kl_and_its_gradient_is_the_closed_form(linear):
+    """With z = x·w, the gradient of KL(p ‖ softmax(z)) in x is (softmax(z) - p)·wᵀ."""
     model, weights = linear
     rng = np.random.default_rng(4)
     x = rng.normal(size=(5, 9000, 1)).astype(np.float32)
     reference = rng.normal(size=(5, 4)).astype(np.float32)
     y = np.zeros(5, np.int64)
-    value, z, slope = InputGradient(model, 2).value_and_gradient(x, y, reference, losses.divergence)
+    value, z, gradient = KerasClassifier(model, 2).loss_and_gradient(x, y, reference, divergence)
     p, q = softmax(reference.astype(float)), softmax(z.astype(float))
     assert np.allclose(value, (p * np.log(p / q)).sum(axis=1), atol=1e-5)
-    assert np.allclose(slope[..., 0], (q - p) @ weights.T, atol=1e-6)
-    same = InputGradient(model, 5).value_and_gradient(x, y, z, losses.divergence)
+    assert np.allclose(gradient[..., 0], (q - p) @ weights.T, atol=1e-6)
+    same = KerasClassifier(model, 5).loss_and_gradient(x, y, z, divergence)
     assert np.abs(same[0]).max() < 1e-6 and np.abs(same[2]).max() < 1e-6
 
 
@@ -149,45 +153,47 @@ def test_trades_loss_is_the_papers():
     assert float(again(labels, rows)) == float(loss(labels, rows))
 
 
-def test_trades_goes_astray_from_the_reading_it_starts_at(small, demo_train):
-    problem = defences.untargeted(tiny("trades")).on(demo_train.take(np.arange(6)))
-    recipe = tiny("trades", steps=10)
-    found = defences.astray(InputGradient(small, 4), problem, recipe, np.random.default_rng(0))
-    assert (found.loss[-1] > 2 * found.loss[0]).all()
-    assert (problem.ball.size(found.x) <= 0.2).all()
-    assert (found.x[~problem.ball.mask] == 0).all()
+def test_trades_maximises_the_divergence_from_the_clean_prediction(small, demo_train):
+    config = tiny("trades", steps=10)
+    problem = config.untargeted_threat.on(demo_train.take(np.arange(6)))
+    rng = np.random.default_rng(0)
+    result = defences.kl_ascent(KerasClassifier(small, 4), problem, config, rng)
+    assert (result.loss[-1] > 2 * result.loss[0]).all()
+    assert (problem.ball.size(result.x) <= 0.2).all()
+    assert (result.x[~problem.ball.mask] == 0).all()
     pairs, y = next(
-        defences.Trades(recipe, demo_train, InputGradient(small, 4), small).chunks(
+        defences.Trades(config, demo_train, KerasClassifier(small, 4), small).chunks(
             np.arange(6), np.random.default_rng(0)
         )
     )
-    assert (pairs[::2] == problem.x).all() and (pairs[1::2] == found.x).all()
+    assert (pairs[::2] == problem.x).all() and (pairs[1::2] == result.x).all()
     assert (y[::2] == problem.y).all() and (y[1::2] == problem.y).all()
 
 
-def test_fgsm_moves_along_the_slope_as_far_as_the_ball_allows(linear, demo_train):
-    """Wong et al.'s step: 1.25 ε from a random point, cut off at the ball; the slope of a linear model is known."""
-    problem = defences.untargeted(tiny("fast")).on(demo_train.take(np.arange(5)))
-    victim = InputGradient(linear[0], 4)
+def test_fgsm_moves_along_the_gradient_as_far_as_the_ball_allows(linear, demo_train):
+    """Wong et al.'s step: 1.25 ε from a random point, cut off at the ball; the gradient of a linear model is known."""
+    problem = tiny("fast").untargeted_threat.on(demo_train.take(np.arange(5)))
+    classifier = KerasClassifier(linear[0], 4)
     begin = problem.ball.random(np.random.default_rng(7))
-    slope = victim.value_and_gradient(begin, problem.y, problem.targets)[2]
-    x = defences.fgsm(victim, problem, np.random.default_rng(7)).x
-    moved = problem.ball.delta(x) * np.sign(slope)
-    from_start = problem.ball.delta(begin) * np.sign(slope)
+    at_start = classifier.loss_and_gradient(begin, problem.y, problem.targets, cross_entropy)
+    gradient = at_start[2]
+    x = defences.fgsm(classifier, problem, np.random.default_rng(7)).x
+    moved = problem.ball.delta(x) * np.sign(gradient)
+    from_start = problem.ball.delta(begin) * np.sign(gradient)
     assert (problem.ball.size(x) <= 0.2).all() and (x[~problem.ball.mask] == 0).all()
-    real = problem.ball.mask & (slope != 0)
+    real = problem.ball.mask & (gradient != 0)
     assert np.allclose(moved[real], np.minimum(0.2, from_start[real] + 0.25), atol=1e-5)
     reaches = real & (from_start >= -0.05)  # the others began too far on the wrong side
     assert np.allclose(moved[reaches], 0.2, atol=1e-5) and 0.6 < reaches[real].mean() < 0.65
 
 
-def made_up(robust: list[float], easy: list[float]) -> list[dict]:
-    columns = ("dev robust challenge score", "dev FGSM challenge score")
-    return [dict(zip(columns, row, strict=True)) for row in zip(robust, easy, strict=True)]
+def made_up(robust: list[float], fgsm: list[float]) -> list[dict]:
+    columns = ("dev_robust_challenge_score", "dev_fgsm_challenge_score")
+    return [dict(zip(columns, row, strict=True)) for row in zip(robust, fgsm, strict=True)]
 
 
 @pytest.mark.parametrize(
-    ("what", "robust", "easy", "alarm"),
+    ("what", "robust", "fgsm", "alarm"),
     [
         ("collapse", [0.2, 0.35, 0.36, 0.02], [0.4, 0.5, 0.52, 0.8], True),
         ("still collapsed, an epoch later", [0.3, 0.36, 0.02, 0.05], [0.4, 0.5, 0.8, 0.8], True),
@@ -198,64 +204,65 @@ def made_up(robust: list[float], easy: list[float]) -> list[dict]:
         ("worse at everything", [0.3, 0.36, 0.1], [0.5, 0.5, 0.2], False),
     ],
 )
-def test_the_alarm_tells_collapse_from_other_trouble(what, robust, easy, alarm):
-    assert defences.collapsed(made_up(robust, easy)) is alarm
+def test_the_alarm_tells_collapse_from_other_trouble(what, robust, fgsm, alarm):
+    assert selection.catastrophic_overfitting(made_up(robust, fgsm)) is alarm
 
 
-def test_a_collapsed_epoch_is_told_and_never_the_best(demo_train, demo_dev, capsys):
-    """Its clean score is perfect, it reads FGSM's recordings rightly, and its score under PGD has gone."""
+def test_a_collapsed_epoch_is_reported_and_never_the_best(demo_train, demo_dev, capsys):
+    """Its clean score and its score under FGSM are perfect, and its score under PGD has gone."""
     fast = defences.Fast(tiny("fast"), demo_train, Known(demo_dev), None)
-    before = {"dev challenge score": 0.5} | made_up([0.4], [0.5])[0]
-    row = {"epoch": 2, "dev challenge score": 1.0, "dev robust challenge score": 0.1}
-    columns = fast.watch(demo_dev, [before], row)
-    assert columns == {"dev FGSM challenge score": 1.0, "catastrophic overfitting": True}
+    before = {"dev_challenge_score": 0.5} | made_up([0.4], [0.5])[0]
+    row = {"epoch": 2, "dev_challenge_score": 1.0, "dev_robust_challenge_score": 0.1}
+    columns = fast.own_scores(demo_dev, [before], row)
+    assert columns == {"dev_fgsm_challenge_score": 1.0, "catastrophic_overfitting": True}
     assert "ALARM: catastrophic overfitting in epoch 2" in capsys.readouterr().out
-    healthy = before | {"catastrophic overfitting": False}
+    healthy = before | {"catastrophic_overfitting": False}
     assert fast.criterion(row | columns) == 0 < fast.criterion(healthy) == pytest.approx(0.45)
 
 
 class Known:
-    """A victim that knows recordings by heart, and reads them rightly, or as `perturbed` when they are changed."""
+    """A classifier that knows recordings by heart; perturbed ones are right too, or all of class `perturbed`."""
+
+    classes, fs, low_precision = CLASSES, FS, False
 
     def __init__(self, dataset, perturbed: int | None = None):
         self.dataset, self.perturbed = dataset, perturbed
 
     def logits(self, x):
         gaps = [np.abs(self.dataset.x - one).max(axis=(1, 2)) for one in x]
-        read = [
+        predicted = [
             self.dataset.y[gap.argmin()]
             if self.perturbed is None or gap.min() == 0
             else self.perturbed
             for gap in gaps
         ]
-        return 9 * np.eye(len(CLASSES), dtype=np.float32)[read]
+        return 9 * np.eye(len(CLASSES), dtype=np.float32)[predicted]
 
-    def value_and_gradient(self, x, y, targets, loss=losses.cross_entropy):
+    def loss_and_gradient(self, x, y, targets, loss):
         return np.zeros(len(x), np.float32), self.logits(x), np.ones_like(x)
 
 
-def test_the_shortcut_is_seen(demo_dev):
-    """A victim that calls whatever is perturbed AF is perfect clean, and by AF recall under attack."""
-    scores = training._robust_scores(
-        Known(demo_dev, perturbed=AF), demo_dev, demo_dev, tiny("adaptive")
-    )
+def test_label_leaking_is_seen(demo_dev):
+    """A classifier that calls every perturbed recording AF is perfect clean, and by AF recall under attack."""
+    config = tiny("adaptive")
+    scores = selection.robust_scores(Known(demo_dev, perturbed=AF), demo_dev, demo_dev, config)
     counts = np.bincount(demo_dev.y)
     f1_af = 2 * counts[AF] / (len(demo_dev) + counts[AF])
-    assert scores["dev robust AF recall"] == 1
-    assert scores["dev N read as A under random noise"] == 1
-    assert scores["dev robust challenge score"] == pytest.approx(f1_af / 3)
-    steady = training._robust_scores(Known(demo_dev), demo_dev, demo_dev, tiny("adaptive"))
-    assert list(steady.values()) == [1, 1, 0]
+    assert scores["dev_robust_recall_A"] == 1
+    assert scores["dev_noise_false_positive_rate"] == 1
+    assert scores["dev_robust_challenge_score"] == pytest.approx(f1_af / 3)
+    robust = selection.robust_scores(Known(demo_dev), demo_dev, demo_dev, config)
+    assert list(robust.values()) == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
-    ("defence", "precision", "averaging"),
-    [*((name, "float32", 0) for name in DEFENCES), ("trades", "bfloat16", 0.9)],
+    ("defence", "precision"),
+    [*((name, "float32") for name in DEFENCES), ("trades", "bfloat16")],
 )
 def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
-    defence, precision, averaging, small, demo_train, demo_dev, tmp_path, monkeypatch
+    defence, precision, small, demo_train, demo_dev, tmp_path, monkeypatch
 ):
-    recipe = tiny(defence, precision=precision, averaging=averaging)
+    config = tiny(defence, precision=precision)
     start = None if defence == "baseline" else small
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
@@ -265,10 +272,10 @@ def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
             shutil.copytree(whole, broken)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_print_epoch", leave_behind)
-        model, history = training.train(recipe, demo_train, demo_dev, whole, start)
+        patched.setattr(loop, "_print_epoch", leave_behind)
+        model, history = loop.train(config, demo_train, demo_dev, whole, start)
     assert (broken / "checkpoint-0001.keras").exists()
-    training.train(recipe, demo_train, demo_dev, broken, start)
+    loop.train(config, demo_train, demo_dev, broken, start)
 
     ends = [keras.models.load_model(f / "checkpoint-0002.keras") for f in (whole, broken)]
     for variables in ([e.weights for e in ends], [e.optimizer.variables for e in ends]):
@@ -278,9 +285,9 @@ def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
     before = small.get_weights()
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert all((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
-    watched = {"dev robust challenge score", "dev N read as A under random noise"}
+    watched = {"dev_robust_challenge_score", "dev_noise_false_positive_rate"}
     assert watched <= set(history) or defence == "baseline"
-    assert ("catastrophic overfitting" in history) == (defence == "fast")
+    assert ("catastrophic_overfitting" in history) == (defence == "fast")
 
 
 JAX_RUN = """
@@ -289,14 +296,17 @@ from pathlib import Path
 import keras, numpy as np
 sys.path.insert(0, sys.argv[2])
 from conftest import ROOT, small_network
-from ecgnb import data, gradients, model as network, training
-from ecgnb.recipes import recipe_for
-assert gradients.BACKEND == "jax"
+from ecgnb.data.dataset import load_data
+from ecgnb.models import network
+from ecgnb.models.keras_classifier import BACKEND
+from ecgnb.training import loop
+from ecgnb.training.configuration import training_config
+assert BACKEND == "jax"
 network.build = small_network
-train_set, dev_set = (data.load(split, data="demo") for split in ("train", "dev"))
+train_set, dev_set = (load_data(split, data="demo") for split in ("train", "dev"))
 for defence in sys.argv[3:]:
-    recipe = recipe_for(defence, epochs=1, per_class=6, batch_size=8, steps=2)
-    _, history = training.train(recipe, train_set, dev_set, Path(sys.argv[1]) / defence, small_network())
+    config = training_config(defence, epochs=1, per_class=6, batch_size=8, steps=2)
+    _, history = loop.train(config, train_set, dev_set, Path(sys.argv[1]) / defence, small_network())
     assert np.isfinite(history["loss"]).all()
 print("TRAINED")
 """
@@ -313,41 +323,18 @@ def test_defences_that_attack_every_batch_train_on_jax(tmp_path):
     assert done.stdout.endswith("TRAINED\n"), done.stderr[-2000:]
 
 
-def test_the_weights_average_is_judged_and_kept_while_training_goes_on_without_it(
-    small, demo_train, demo_dev, tmp_path
-):
-    """The trained weights are those of a run without averaging; the kept ones are their average."""
-    runs = {}
-    for momentum in (0.0, 0.5):
-        folder = tmp_path / str(momentum)
-        recipe = tiny("baseline", averaging=momentum, select="last")
-        kept, _ = training.train(recipe, demo_train, demo_dev, folder)
-        trained = keras.models.load_model(folder / "checkpoint-0002.keras", safe_mode=True)
-        runs[momentum] = trained, kept
-    weights = [[w.numpy() for w in model.trainable_weights] for model in runs[0.5] + runs[0.0]]
-    trained, kept, alone, kept_alone = weights
-    assert all(np.array_equal(a, b) for a, b in zip(trained, alone, strict=True))
-    assert all(np.array_equal(a, b) for a, b in zip(alone, kept_alone, strict=True))
-    averages = runs[0.5][0].optimizer.variables
-    assert all(
-        any(w.shape == v.shape and np.array_equal(w, v) for v in map(np.asarray, averages))
-        for w in kept
-    )
-    assert all((a != b).any() for a, b in zip(trained, kept, strict=True))
-
-
 def test_a_run_from_before_a_setting_existed_goes_on(small, demo_train, demo_dev, tmp_path):
-    """Its recipe lacks the setting, its history the columns that came since."""
-    recipe = tiny("adaptive", epochs=1)
-    training.train(recipe, demo_train, demo_dev, tmp_path, small)
-    file, table = tmp_path / "recipe.json", tmp_path / "history.csv"
+    """Its config lacks the setting, its history the columns that came since."""
+    config = tiny("adaptive", epochs=1)
+    loop.train(config, demo_train, demo_dev, tmp_path, small)
+    file, table = tmp_path / "config.json", tmp_path / "history.csv"
     settings = json.loads(file.read_text())
     del settings["beta"]
     file.write_text(json.dumps(settings | {"epochs": 2}))
-    history = pd.read_csv(table).drop(columns="dev robust challenge score")
+    history = pd.read_csv(table).drop(columns="dev_robust_challenge_score")
     history.to_csv(table, index=False)
-    _, history = training.train(tiny("adaptive"), demo_train, demo_dev, tmp_path, small)
-    assert history["dev robust challenge score"].isna().tolist() == [True, False]
+    _, history = loop.train(tiny("adaptive"), demo_train, demo_dev, tmp_path, small)
+    assert history["dev_robust_challenge_score"].isna().tolist() == [True, False]
     assert history["criterion"].notna().all()
 
 
@@ -355,29 +342,29 @@ def test_a_run_from_before_a_setting_existed_goes_on(small, demo_train, demo_dev
     ("defence", "expected"),
     [("baseline", 0.8), ("static", 0.6), ("adaptive", 0.6), *((name, 0.5) for name in LATER)],
 )
-def test_the_rule_by_which_an_epoch_is_kept(defence, expected):
+def test_the_rule_by_which_an_epoch_is_selected(defence, expected):
     row = {
-        "dev challenge score": 0.8,
-        "dev robust AF recall": 0.4,
-        "dev robust challenge score": 0.2,
-        "catastrophic overfitting": False,
+        "dev_challenge_score": 0.8,
+        "dev_robust_recall_A": 0.4,
+        "dev_robust_challenge_score": 0.2,
+        "catastrophic_overfitting": False,
     }
     assert defences.BY_NAME[defence].criterion(row) == pytest.approx(expected)
 
 
 def test_best_and_last_epoch_stand_side_by_side():
     history = pd.DataFrame(
-        {"epoch": [1, 2, 3], "dev robust challenge score": [0.1, 0.3, 0.2], "criterion": [1, 2, 2]}
+        {"epoch": [1, 2, 3], "dev_robust_challenge_score": [0.1, 0.3, 0.2], "criterion": [1, 2, 2]}
     )
-    rows = best_and_last(history)
+    rows = selection.best_and_last(history)
     assert rows.loc["epoch"].tolist() == [3, 3]
     history.loc[2, "criterion"] = 1
-    rows = best_and_last(history)
+    rows = selection.best_and_last(history)
     assert rows.loc["epoch"].tolist() == [2, 3]
-    assert rows.loc["dev robust challenge score"].tolist() == [0.3, 0.2]
+    assert rows.loc["dev_robust_challenge_score"].tolist() == [0.3, 0.2]
     history = pd.read_csv(ROOT / "models" / "static.csv")
-    shipped = best_and_last(history)
+    shipped = selection.best_and_last(history)
     assert shipped.loc["criterion", "best"] == history["criterion"].max()
     assert shipped.loc["epoch", "last"] == len(history)
-    fall = shipped.loc["dev robust AF recall"]
+    fall = shipped.loc["dev_robust_recall_A"]
     assert fall["last"] < fall["best"]  # robust overfitting

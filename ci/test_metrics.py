@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from ecgnb import metrics
-from ecgnb.evaluation import success_rates
-from ecgnb.threats import Goal
+from ecgnb.attacks.threats import Goal
+from ecgnb.evaluation.old_evaluation import success_rates
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from ecgnb import model as network
 from ecgnb.errors import EcgnbError
+from ecgnb.models import network
 
 # Run apart: tf-keras is Keras 2, which cannot share a process's settings with Keras 3.
 MAKE_KERAS_2_FILE = """

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from ecgnb import model as network
-from ecgnb.attacks import apgd, pgd
-from ecgnb.gradients import InputGradient
-from ecgnb.records import CLASSES
-from ecgnb.threats import Threat
+from ecgnb.attacks.search import apgd, pgd
+from ecgnb.attacks.threats import Threat
+from ecgnb.data.records import CLASSES
+from ecgnb.models import network
+from ecgnb.models.classifier import KerasClassifier
 
 art_attacks = pytest.importorskip("art.attacks.evasion", reason="pip install .[peers]")
 from art.estimators.classification import TensorFlowV2Classifier  # noqa: E402
@@ -24,9 +24,9 @@ NORMAL = CLASSES.index("N")
 
 @pytest.fixture(scope="module")
 def posed(validation):
-    """Twelve full-length AF recordings that the baseline reads rightly, at an ε that turns some; and both victims."""
+    """Twelve full-length AF recordings that the baseline reads rightly, at an ε that turns some; and both classifiers."""
     model = network.load("baseline")
-    ours = InputGradient(model)
+    ours = KerasClassifier(model)
     af = validation.of_class("A")
     right = ours.logits(af.x).argmax(axis=1) == CLASSES.index("A")
     whole = af.take(np.flatnonzero(right & (af.lengths == 9000))[:12])
@@ -40,7 +40,7 @@ def posed(validation):
 
 
 def turned_by(attack, problem, ours):
-    """What an attack of ART turns, kept to the ball as ours is, and read by our victim."""
+    """What an attack of ART turns, kept to the ball as ours is, and read by our classifier."""
     made = attack.generate(problem.x, np.eye(4, dtype=np.float32)[np.full(len(problem), NORMAL)])
     assert np.abs(problem.ball.delta(made)).max() < 0.15 + 1e-5
     return ours.logits(made).argmax(axis=1) == NORMAL

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ecgnb import canvas, evaluation_plots, metrics, plots
+from ecgnb import metrics
+from ecgnb.attacks.noise import NOISE_BASELINES
 from ecgnb.errors import EcgnbError
+from ecgnb.report import evaluation_figures, figures, style
 
 MV = np.sin(np.arange(3000) / 20)
 RATE = metrics.rate(np.array([True, False, True]))
@@ -21,8 +25,8 @@ def texts(figure) -> str:
 
 
 def test_ecg_paper_is_25_mm_per_second_and_10_mm_per_millivolt():
-    figure = plots.attack_figure(
-        MV, MV + 0.03, ("clean: read as A", "attacked: read as N"), "CinC 2017"
+    figure = figures.attack_figure(
+        MV, MV + 0.03, ("clean: predicted as A", "attacked: predicted as N"), "CinC 2017"
     )
     figure.draw_without_rendering()
     for ax in figure.axes[:4]:
@@ -36,54 +40,87 @@ def test_ecg_paper_is_25_mm_per_second_and_10_mm_per_millivolt():
 
 def test_signals_of_unequal_length_are_refused():
     with pytest.raises(EcgnbError, match="length"):
-        plots.attack_figure(MV, MV[:-1], ("", ""), "")
+        figures.attack_figure(MV, MV[:-1], ("", ""), "")
 
 
 @pytest.mark.parametrize("subtitle", ["DEMO (SYNTHETIC), validation", "CinC 2017, validation"])
 def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
     y = np.array([0, 1, 2, 3, 0])
-    scores, counts = metrics.scores(y, y), metrics.confusion(y, y)
+    scores = metrics.scores(y, y)
     curve = {k: [1.0, 0.5] for k in ("value", "low", "high")} | {"epsilon": [0, 0.2]}
-    history = pd.DataFrame({"epoch": [1], "loss": [1.0], "dev F1 A": [0.5]})
-    history = history.assign(**{"dev challenge score": 0.5, "dev AF recall": 0.5})
-    figures = [
-        plots.confusion_figure({"clean": counts}, subtitle, {"clean": scores}),
-        plots.robustness_curve({"baseline": curve}, subtitle, uv_per_z=169, marked_epsilon=0.2),
-        plots.learning_curves({"static": history}, subtitle, {"static": 1}),
-        plots.learning_curves({}, subtitle, {}),
-        plots.class_gallery({"A": MV}, subtitle),
-        plots.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
-        evaluation_plots.robustness_panels(
-            {"baseline": {"attack": curve, "Gaussian": curve}}, subtitle, 0.2
+    history = pd.DataFrame({"epoch": [1], "loss": [1.0], "dev_f1_A": [0.5]})
+    history = history.assign(dev_challenge_score=0.5, dev_recall_A=0.5)
+    drawn = [
+        figures.confusion_figure({"clean": scores}, subtitle),
+        figures.robustness_curve({"baseline": curve}, subtitle, uv_per_z=169, marked_epsilon=0.2),
+        figures.learning_curves({"static": history}, subtitle, {"static": 1}),
+        figures.learning_curves({}, subtitle, {}),
+        figures.class_gallery({"A": MV}, subtitle),
+        figures.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
+        evaluation_figures.robustness_panels(
+            {"baseline": {"attack": curve, "gaussian": curve}}, subtitle, 0.2
         ),
-        evaluation_plots.forest(
+        evaluation_figures.forest(
             {"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]
         ),
-        evaluation_plots.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
-        evaluation_plots.transfer_figure({"baseline": {"static": RATE}}, subtitle),
+        evaluation_figures.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
+        evaluation_figures.transfer_figure({"baseline": {"static": RATE}}, subtitle),
     ]
-    for figure in figures:
+    for figure in drawn:
         marks = [t for t in figure.texts if t.get_text() == "DEMO (SYNTHETIC)"]
         assert bool(marks) == subtitle.startswith("DEMO") and subtitle in texts(figure)
 
 
 def test_every_model_is_drawn_however_many_there_are():
     models = {f"model {number}": {"PGD": RATE, "FGSM": RATE} for number in range(12)}
-    figures = [
-        evaluation_plots.forest(models, "CinC 2017", "AF recall", "AF recall", [0]),
-        evaluation_plots.seeds_figure({name: {"F1 A": {1: 0.5}} for name in models}, "CinC 2017"),
-        evaluation_plots.loss_figure({n: {k: [-1, 0] for k in PATH} for n in models}, "CinC", 1),
+    drawn = [
+        evaluation_figures.forest(models, "CinC 2017", "AF recall", "AF recall", [0]),
+        evaluation_figures.seeds_figure({name: {"AF F1": {1: 0.5}} for name in models}, "CinC"),
+        evaluation_figures.loss_figure({n: {k: [-1, 0] for k in PATH} for n in models}, "CinC", 1),
     ]
-    for figure in figures:
-        drawn = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert drawn == list(models)
+    for figure in drawn:
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == list(models)
+
+
+def test_a_missing_estimate_leaves_a_gap_in_its_row():
+    models = {"baseline": {"clean": RATE, "PGD": None}, "static": {"FGSM": RATE}}
+    empty = {"fast": {"clean": metrics.rate(np.array([], bool))}}
+    (ax,) = evaluation_figures.forest(models | empty, "CinC", "title", "share").axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["clean", "PGD", "FGSM"]
+    dots = [line.get_xydata()[0] for line in ax.lines if len(line.get_xydata()) == 1]
+    assert sorted(round(y) for x, y in dots if x == RATE["value"]) == [0, 2]
+    assert sum(np.isnan(x) for x, _ in dots) == 7
+
+
+def test_the_figures_speak_of_every_noise_baseline_and_condition():
+    curve = {k: [1.0, 0.5] for k in ("value", "low", "high")} | {"epsilon": [0, 0.2]}
+    curves = {name: curve for name in ("attack", *style.NOISE_TITLES)}
+    figure = evaluation_figures.robustness_panels({"static": curves}, "CinC", 0.2)
+    assert style.NOISE_TITLES.keys() == NOISE_BASELINES.keys()
+    for title in ("minimal ε found by attack (upper bound)", *style.NOISE_TITLES.values()):
+        assert title in texts(figure)
+    transfer = evaluation_figures.transfer_figure({"static": {"adaptive": RATE}}, "CinC")
+    assert "2 of 3" in texts(transfer)
+    assert {"crafted on", "evaluated on"} == {
+        transfer.axes[0].get_ylabel(),
+        transfer.axes[0].get_xlabel(),
+    }
+
+
+def test_figures_are_drawn_without_tensorflow():
+    script = (
+        "import sys; from ecgnb.report import evaluation_figures, figures; "
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_save_writes_picture_and_numbers_with_nan_as_null(tmp_path):
-    figure = plots.class_gallery({"A": MV}, "CinC 2017")
+    figure = figures.class_gallery({"A": MV}, "CinC 2017")
     numbers = {"share": np.float32(0.5), "counts": np.eye(2, dtype=int), "none": float("nan")}
     for name in ("one", "two"):
-        canvas.save(figure, tmp_path / f"{name}.png", numbers)
+        style.save(figure, tmp_path / f"{name}.png", numbers)
     assert json.loads((tmp_path / "one.json").read_text()) == {
         "share": 0.5,
         "counts": [[1, 0], [0, 1]],

@@ -11,9 +11,9 @@ import yaml
 from bench_cluster import million
 from conftest import ROOT
 
-from ecgnb.comparisons import claims_markdown, results_markdown
-from ecgnb.report import demo_line
-from ecgnb.tables import headline_markdown
+from ecgnb.report.comparison import claims_markdown, results_markdown
+from ecgnb.report.old_report import demo_line
+from ecgnb.report.tables import headline_markdown
 
 
 def tracked() -> list[str]:

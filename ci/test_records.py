@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import ecg, header, mat_bytes
 
-from ecgnb import data
-from ecgnb.audit import as_text, audit
+from ecgnb.data.audit import as_text, audit
+from ecgnb.data import dataset as data
+from ecgnb.data.download import Archive, find_archive
+from ecgnb.data.records import BadRecording, manifest, read_labels, read_recording, read_recordings
 from ecgnb.errors import EcgnbError
-from ecgnb.records import BadRecording, manifest, read_labels, read_recording, read_recordings
-from ecgnb.sources import Archive, find_archive
 
 
 def write(folder, name="X00001", mat=None, hea=None):

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from test_attacks import _at_distance, problem, two_sided_model
 
-from ecgnb import data, metrics, store
+from ecgnb import metrics
 from ecgnb.__main__ import main
-from ecgnb.attacks import AttackResult, pgd
-from ecgnb.robustness import (
+from ecgnb.attacks.search import AttackResult, pgd
+from ecgnb.attacks.threats import Goal
+from ecgnb.data import dataset as data
+from ecgnb.evaluation.cache import cached
+from ecgnb.evaluation import cache as store
+from ecgnb.evaluation.suites import (
     BUDGETS,
     Attack,
-    Subject,
+    EvaluatedModel,
     cascade,
     control_suite,
     minimum,
@@ -29,15 +33,13 @@ from ecgnb.robustness import (
     transfer,
     worst_case,
 )
-from ecgnb.store import cached
-from ecgnb.threats import Goal
 
 W = np.random.default_rng(2).normal(size=9000).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def lined_up():
-    """A linear victim, and recordings whose smallest ε is known: 0.05, 0.1, … times sum|w|."""
+    """A linear classifier, and recordings whose smallest ε is known: 0.05, 0.1, … times sum|w|."""
     x = np.random.default_rng(1).normal(size=(6, 9000, 1)).astype(np.float32)
     true = np.array([0.0, 0.05, 0.1, 0.333, 0.6, 2.0])
     away = -true * np.abs(W).sum() + np.array([1.0, 0, 0, 0, 0, 0])  # the first is turned already
@@ -46,28 +48,28 @@ def lined_up():
 
 
 def test_the_smallest_epsilon_is_the_known_one(lined_up):
-    victim, posed, true = lined_up
-    found = minimum(victim, posed, known=posed.x, resolution=0.005)
+    classifier, posed, true = lined_up
+    found = minimum(classifier, posed, known=posed.x, resolution=0.005)
     assert found.radius[0] == 0 and np.isinf(found.radius[-1])
     assert (found.radius[:-1] >= true[:-1] - 1e-4).all()
     assert (found.radius[1:-1] <= true[1:-1] + 0.0051).all()
-    reached = victim.logits(found.x).argmax(axis=1) == 1
+    reached = classifier.logits(found.x).argmax(axis=1) == 1
     assert reached.tolist() == [True] * 5 + [False]
     assert np.allclose(posed.ball.size(found.x)[:-1], found.radius[:-1])
 
 
 def test_the_search_begins_with_what_other_attacks_found(lined_up):
-    """A model that gives PGD no slope: only what is known can be shrunk."""
-    victim, posed, true = lined_up
+    """A model that gives PGD no gradient: only what is known can be shrunk."""
+    classifier, posed, true = lined_up
 
     class Flat:
-        logits = staticmethod(victim.logits)
+        logits = staticmethod(classifier.logits)
 
-        def value_and_gradient(self, x, y, targets, loss=None):
-            value, logits, slope = victim.value_and_gradient(x, y, targets)
-            return value, logits, 0 * slope
+        def loss_and_gradient(self, x, y, targets, loss=None):
+            value, logits, gradient = classifier.loss_and_gradient(x, y, targets)
+            return value, logits, 0 * gradient
 
-    known = pgd(victim, posed, steps=40).x
+    known = pgd(classifier, posed, steps=40).x
     blind = minimum(Flat(), posed, known=posed.x).radius
     assert blind[0] == 0 and np.isinf(blind[1:]).all()
     found = minimum(Flat(), posed, known=known).radius
@@ -76,23 +78,23 @@ def test_the_search_begins_with_what_other_attacks_found(lined_up):
 
 
 def test_where_the_whole_ball_misleads_the_search_tries_the_pass_band():
-    """Half of the slope's signs point nowhere; what is left within the band is the slope of the model."""
+    """Half of the gradient's signs point nowhere; what is left within the band is the gradient of the model."""
     slow = np.sin(2 * np.pi * 5 * np.arange(9000) / 300).astype(np.float32)
     start = np.random.default_rng(1).normal(size=(2, 9000, 1)).astype(np.float32)
     posed = problem(_at_distance(start, slow, -0.2 * np.abs(slow).sum()), np.zeros(2, int), 1.0)
-    victim = two_sided_model(slow)
+    classifier = two_sided_model(slow)
 
     class Misleading:
-        logits = staticmethod(victim.logits)
+        logits = staticmethod(classifier.logits)
 
-        def value_and_gradient(self, x, y, targets, loss=None):
-            value, logits, slope = victim.value_and_gradient(x, y, targets)
-            return value, logits, slope + 100 * np.resize([1, -1], (9000, 1))
+        def loss_and_gradient(self, x, y, targets, loss=None):
+            value, logits, gradient = classifier.loss_and_gradient(x, y, targets)
+            return value, logits, gradient + 100 * np.resize([1, -1], (9000, 1))
 
     assert np.isinf(minimum(Misleading(), posed, known=posed.x).radius).all()
     found = minimum(Misleading(), posed, known=posed.x, band=(0.5, 40.0))
     assert (found.radius >= 0.2).all() and (found.radius < 0.26).all()
-    assert (victim.logits(found.x).argmax(axis=1) == 1).all()
+    assert (classifier.logits(found.x).argmax(axis=1) == 1).all()
 
 
 def test_the_curve_is_exact_and_starts_at_the_share_found_clean():
@@ -139,7 +141,7 @@ def test_the_worst_case_is_taken_recording_by_recording():
 
 
 def test_results_are_made_once_and_never_taken_for_others(lined_up, tmp_path):
-    victim, posed, _ = lined_up
+    classifier, posed, _ = lined_up
     calls = []
 
     def counted(*given, **settings):
@@ -147,33 +149,46 @@ def test_results_are_made_once_and_never_taken_for_others(lined_up, tmp_path):
         return pgd(*given, steps=settings["steps"])
 
     attacks = {"PGD": Attack(counted, {"steps": 2})}
-    first = run(attacks, Subject("one", victim, "a"), posed, tmp_path)
-    again = run(attacks, Subject("one", victim, "a"), posed, tmp_path)
+    first = run(attacks, EvaluatedModel("one", classifier, "a"), posed, tmp_path)
+    again = run(attacks, EvaluatedModel("one", classifier, "a"), posed, tmp_path)
     assert len(calls) == 1 and (first["PGD"].x == again["PGD"].x).all()
-    run(attacks, Subject("one", victim, "b"), posed, tmp_path)  # other weights
-    run(attacks, Subject("one", victim, "a"), posed.resized(posed.ball.radius / 2), tmp_path)
-    run({"PGD": Attack(counted, {"steps": 3})}, Subject("one", victim, "a"), posed, tmp_path)
+    run(attacks, EvaluatedModel("one", classifier, "b"), posed, tmp_path)  # other weights
+    run(
+        attacks,
+        EvaluatedModel("one", classifier, "a"),
+        posed.resized(posed.ball.radius / 2),
+        tmp_path,
+    )
+    run(
+        {"PGD": Attack(counted, {"steps": 3})},
+        EvaluatedModel("one", classifier, "a"),
+        posed,
+        tmp_path,
+    )
     assert len(calls) == 4
 
 
 def test_a_cascade_spares_what_is_turned_and_finds_what_each_alone_would(lined_up, tmp_path):
-    victim, posed, true = lined_up
+    classifier, posed, true = lined_up
     seen = []
 
-    def noted(victim, problem, *, radius, seed):
+    def noted(classifier, problem, *, radius, seed):
         seen.append(len(problem))
-        return pgd(victim, problem.resized(np.full(len(problem), radius)), steps=20)
+        return pgd(classifier, problem.resized(np.full(len(problem), radius)), steps=20)
 
     attacks = {str(r): Attack(noted, {"radius": r}) for r in (0.07, 0.2, 0.4)}
-    turned = cascade(attacks, Subject("one", victim, "a"), posed, tmp_path)
+    turned = cascade(attacks, EvaluatedModel("one", classifier, "a"), posed, tmp_path)
     assert turned.tolist() == (true < 0.4).tolist() and seen == [6, 4, 3]
 
 
 def test_transfer_reads_every_makers_change_with_every_reader(lined_up, tmp_path):
     """A linear model, and its opposite, which reads both recordings as normal: it has none to lose."""
-    victim, posed, _ = lined_up
+    classifier, posed, _ = lined_up
     posed = posed.rows(np.array([1, 2])).resized(np.full(2, 0.2))
-    makers = [Subject("one", victim, "a"), Subject("opposed", two_sided_model(-W), "b")]
+    makers = [
+        EvaluatedModel("one", classifier, "a"),
+        EvaluatedModel("opposed", two_sided_model(-W), "b"),
+    ]
     matrix = transfer(makers, posed, tmp_path)
     assert list(matrix) == list(matrix["one"]) == ["one", "opposed"]
     assert matrix["one"]["one"]["count"] == 2
@@ -212,15 +227,15 @@ def test_the_codes_digest_sees_code_and_not_prose(tmp_path, monkeypatch):
 
 
 def test_every_attack_and_control_of_every_budget_runs(lined_up):
-    victim, posed, _ = lined_up
+    classifier, posed, _ = lined_up
     small = posed.rows(np.array([3])).resized(np.array([0.1]))
     for name, attack in (suite(BUDGETS["quick"]) | control_suite()).items():
-        made = attack(victim, small, seed=1, progress="")
+        made = attack(classifier, small, seed=1, progress="")
         assert np.abs(small.ball.delta(made.x)).max() <= 0.1, name
     assert [list(suite(b)) for b in BUDGETS.values()] == 3 * [list(suite(BUDGETS["full"]))]
     untargeted = replace(small, goal=Goal(None))
     for name, attack in strongest(BUDGETS["quick"]).items():
-        assert np.abs(untargeted.ball.delta(attack(victim, untargeted).x)).max() <= 0.1, name
+        assert np.abs(untargeted.ball.delta(attack(classifier, untargeted).x)).max() <= 0.1, name
 
 
 def test_paired_comparison_of_two_models():

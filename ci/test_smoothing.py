@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta, norm
 
-from ecgnb import evaluation_plots, smoothing
 from ecgnb.errors import EcgnbError
-from ecgnb.smoothing import Certificates, certify
+from ecgnb.evaluation.certification import Certificates, certify
+from ecgnb.evaluation import certification as smoothing
+from ecgnb.report import evaluation_figures as evaluation_plots
 
 SAMPLES = 40
 SETTINGS = dict(sigma=0.5, n0=20, n=100, batch_size=200)

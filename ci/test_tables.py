@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from ecgnb import tables
-from ecgnb.assessment import read_report, report_path, subject_of
 from ecgnb.errors import EcgnbError
+from ecgnb.evaluation.engine import read_report, report_path, subject_of
+from ecgnb.report import tables
 
 
 def made_up(turned: list[bool], read: str = "A") -> dict:

@@ -15,14 +15,15 @@ import pytest
 from conftest import ROOT
 from keras import layers
 
-from ecgnb import defences, training
-from ecgnb import model as network
 from ecgnb.__main__ import main
-from ecgnb.attacks import pgd
+from ecgnb.attacks import Threat, pgd
 from ecgnb.errors import EcgnbError
-from ecgnb.gradients import InputGradient
-from ecgnb.recipes import Recipe, recipe_for
-from ecgnb.threats import Threat
+from ecgnb.models import network
+from ecgnb.models.files import load_model, save_model
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.training import defences, loop
+from ecgnb.training.configuration import TrainingConfig, training_config
+from ecgnb.training.step import recompute_statistics
 
 TINY = [
     "--data",
@@ -48,7 +49,7 @@ def train_command(folder, *more):
 def start(tmp_path_factory):
     keras.utils.set_random_seed(5)
     path = tmp_path_factory.mktemp("start") / "start.keras"
-    network.save(network.build(), path)
+    save_model(network.build(), path)
     return path
 
 
@@ -87,15 +88,15 @@ def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path,
 
 
 def test_a_run_is_not_resumed_with_other_recordings(tmp_path, demo_train, demo_dev, start):
-    recipe = Recipe("static", 1, per_class=6, batch_size=8, steps=1)
-    origin, some = network.load(start), demo_train.take(slice(0, 40))
-    training.train(recipe, some, demo_dev.take(slice(0, 8)), tmp_path, origin)
+    config = TrainingConfig("static", 1, per_class=6, batch_size=8, steps=1)
+    start_model, subset = load_model(start), demo_train.take(slice(0, 40))
+    loop.train(config, subset, demo_dev.take(slice(0, 8)), tmp_path, start_model)
     with pytest.raises(EcgnbError, match=r"made with other settings \(recordings\)"):
-        training.train(recipe, demo_train, demo_dev, tmp_path, origin)
+        loop.train(config, demo_train, demo_dev, tmp_path, start_model)
 
 
-def test_collected_statistics_are_those_of_inference(demo_train):
-    """After `collect_statistics`, inference equals training mode without dropout; before, it does not."""
+def test_recomputed_statistics_are_those_of_inference(demo_train):
+    """After `recompute_statistics`, inference equals training mode without dropout; before, it does not."""
     keras.utils.set_random_seed(7)
     model = network.build(dropout=0.5)
     x = demo_train.x[:8]
@@ -103,7 +104,7 @@ def test_collected_statistics_are_those_of_inference(demo_train):
     bare.set_weights(model.get_weights())
     batch_mode = np.asarray(bare(x, training=True))
     assert not np.allclose(model(x, training=False), batch_mode, atol=0.05)
-    training.collect_statistics(model, x, batch_size=8)
+    recompute_statistics(model, x, batch_size=8)
     assert np.allclose(model(x, training=False), batch_mode, atol=0.02)
     rates = {n.rate for n in model.layers if isinstance(n, layers.Dropout)}
     momenta = {n.momentum for n in model.layers if isinstance(n, layers.BatchNormalization)}
@@ -113,14 +114,16 @@ def test_collected_statistics_are_those_of_inference(demo_train):
 def test_augmented_windows_stay_recordings(demo_train):
     for i in range(6):
         signal = demo_train.signals[i]
-        x = defences.augment(signal, recipe_for("baseline"), np.random.default_rng(i))
+        x = defences.augment(signal, training_config("baseline"), np.random.default_rng(i))
         n = min(len(signal), 9000)
         assert x.shape == (9000,) and x.dtype == np.float32
         assert (x[n:] == 0).all() and abs(x[:n].mean()) < 0.02 and 0.7 < x[:n].std() < 1.3
-        unaltered = defences.augment(signal, Recipe("baseline", 1), np.random.default_rng(i))
+        unaltered = defences.augment(
+            signal, TrainingConfig("baseline", 1), np.random.default_rng(i)
+        )
         assert (unaltered == demo_train.x[i, :, 0]).all()
         shifted = defences.augment(
-            signal, Recipe("baseline", 1, shift=True), np.random.default_rng(i)
+            signal, TrainingConfig("baseline", 1, shift=True), np.random.default_rng(i)
         )
         assert (shifted != unaltered).any()
         assert (np.sort(shifted) == np.sort(unaltered)).all() or len(signal) > 9000
@@ -134,31 +137,33 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import keras
 sys.path.insert(0, sys.argv[1])
 from conftest import small_network
-from ecgnb import devices, model as network, training
-from ecgnb.defences import TradesLoss
-from ecgnb.gradients import InputGradient, training_step
+from ecgnb.attacks import cross_entropy
+from ecgnb.models import devices, network
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.training.defences import TradesLoss
+from ecgnb.training.step import synchronise_batch_norm, training_step
 
 def one_step(strategy, build, loss):
-    devices.together = lambda: strategy
+    devices.strategy = lambda: strategy
     keras.utils.set_random_seed(0)
     with devices.distribution():
         model = build(dropout=0)
         model.compile(keras.optimizers.SGD(1.0), loss)
-        training._share_statistics(model)
+        synchronise_batch_norm(model)
     assert devices.replicas(model) == (2 if strategy else 1)
     for layer in model.layers:  # through 34 of them a change in the last digit is no longer small
         if build is network.build and isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     before = model.get_weights()
-    slope = InputGradient(model, 4).value_and_gradient(x, y, 0 * y)[2]
+    gradient = KerasClassifier(model, 4).loss_and_gradient(x, y, 0 * y, cross_entropy)[2]
     if strategy:
         copies = 2 if isinstance(loss, TradesLoss) else 1
-        descended = training_step(model, copies)(x, np.eye(4, dtype="float32")[y], weights)
+        loss_before = training_step(model, copies)(x, np.eye(4, dtype="float32")[y], weights)
     else:
         how = dict(sample_weight=weights, batch_size=len(x), shuffle=False, verbose=0)
-        descended = model.fit(x, np.eye(4)[y], **how).history["loss"][0]
+        loss_before = model.fit(x, np.eye(4)[y], **how).history["loss"][0]
     after = model.get_weights()
-    return descended, slope, [b - a for a, b in zip(before, after, strict=True)]
+    return loss_before, gradient, [b - a for a, b in zip(before, after, strict=True)]
 
 names = [d.name for d in tf.config.list_logical_devices("CPU")]
 mirrored = tf.distribute.MirroredStrategy(names)
@@ -183,7 +188,7 @@ print("STEPS MATCH")
 
 
 def test_a_step_on_two_devices_is_that_on_one():
-    """The loss, the slopes of attacks, the weights, the statistics; also of rows that cannot be halved."""
+    """The loss, the gradients of attacks, the weights, the statistics; also of rows that cannot be halved."""
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, str(ROOT / "ci")],
         capture_output=True,
@@ -195,20 +200,20 @@ def test_a_step_on_two_devices_is_that_on_one():
 
 def test_a_wrong_defence_or_a_missing_start_is_named(demo_train, demo_dev, tmp_path):
     with pytest.raises(EcgnbError, match="dynamic"):
-        recipe_for("dynamic")
+        training_config("dynamic")
     with pytest.raises(EcgnbError, match="give the baseline"):
-        training.train(recipe_for("static"), demo_train, demo_dev, tmp_path)
+        loop.train(training_config("static"), demo_train, demo_dev, tmp_path)
 
 
 def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
-    """One InputGradient serves a model while it trains: it must not freeze the weights it first saw."""
+    """One KerasClassifier serves a model while it trains: it must not freeze the weights it first saw."""
     keras.utils.set_random_seed(8)
     model = network.build()
-    gradient = InputGradient(model, 4)
-    some = demo_dev.take(np.arange(4))
-    before = pgd(gradient, Threat().on(some), steps=1).logits
+    classifier = KerasClassifier(model, 4)
+    problem = Threat().on(demo_dev.take(np.arange(4)))
+    before = pgd(classifier, problem, steps=1).logits
     model.set_weights([1.1 * w for w in model.get_weights()])
-    after = pgd(gradient, Threat().on(some), steps=1).logits
+    after = pgd(classifier, problem, steps=1).logits
     assert not np.allclose(before, after)
 
 
@@ -218,12 +223,12 @@ def test_a_defence_starts_from_the_baseline_and_the_baseline_from_nothing(
 ):
     given = {}
 
-    def train(recipe, train_set, dev_set, folder, start, resume):
-        given.update(recipe=recipe, start=start)
+    def train(config, train_set, dev_set, folder, start, resume):
+        given.update(config=config, start=start)
         return start, pd.DataFrame({"epoch": [1, 2], "criterion": [0.7, 0.6]})
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     assert main(["train", defence, str(tmp_path), "--data", "demo", "--epochs", "2"]) == 0
-    assert given["recipe"].defence == defence and (given["start"] is not None) == begins
+    assert given["config"].defence == defence and (given["start"] is not None) == begins
     printed = capsys.readouterr().out
-    assert "kept model" in printed and "best" in printed and "last" in printed
+    assert "selected model" in printed and "best" in printed and "last" in printed

@@ -9,10 +9,10 @@ from pathlib import Path
 import bench
 from bench_cluster import million
 
-from ecgnb.comparisons import claims_markdown, results_markdown
 from ecgnb.files import write_atomically
-from ecgnb.report import demo_line
-from ecgnb.tables import headline_markdown
+from ecgnb.report.comparison import claims_markdown, results_markdown
+from ecgnb.report.old_report import demo_line
+from ecgnb.report.tables import headline_markdown
 
 ROOT = Path(__file__).parents[1]
 TABLES = {

@@ -46,18 +46,18 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from ecgnb.audit import as_text, audit
+    from ecgnb.data.audit import as_text, audit
 
     print(as_text(audit(options.data, full=not options.quick, bad=options.bad)))
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    from ecgnb.recipes import DEFENCES, READ, Recipe
+    from ecgnb.training.configuration import DEFENCES, READ, TrainingConfig
 
     parser = commands.add_parser(
         "train",
         help="train the baseline or a defence; the same call goes on where the last one stopped",
-        description="Settings that are not given are the protocol's own (see ecgnb/recipes.py).",
+        description="Settings that are not given are the protocol's own (see ecgnb/configuration.py).",
     )
     parser.add_argument(
         "defence",
@@ -72,7 +72,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--start", default="", help="model to start from (a defence: baseline; baseline: none)"
     )
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
-    for field in dataclasses.fields(Recipe):
+    for field in dataclasses.fields(TrainingConfig):
         if field.name != "defence":
             kind = READ[field.type]
             flag = f"--{field.name.replace('_', '-')}"
@@ -81,21 +81,24 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from ecgnb import data, devices, model, training
-    from ecgnb.recipes import Recipe, recipe_for
-    from ecgnb.report import best_and_last
+    from ecgnb.data import dataset as data
+    from ecgnb.models import devices
+    from ecgnb.models import network as model
+    from ecgnb.report.old_report import best_and_last
+    from ecgnb.training.configuration import TrainingConfig, training_config
+    from ecgnb.training import loop as training
 
     devices.together()  # several hosts join before anything is computed
-    names = {field.name for field in dataclasses.fields(Recipe)} - {"defence"}
+    names = {field.name for field in dataclasses.fields(TrainingConfig)} - {"defence"}
     changes = {n: v for n, v in vars(options).items() if n in names and v is not None}
-    recipe = recipe_for(options.defence, options.protocol, **changes)
+    config = training_config(options.defence, options.protocol, **changes)
     train_set, dev_set = (
         data.load(split, protocol=options.protocol, data=options.data) for split in ("train", "dev")
     )
-    name = options.start or ("" if recipe.defence == "baseline" else "baseline")
+    name = options.start or ("" if config.defence == "baseline" else "baseline")
     start = model.load(name) if name else None
     _, history = training.train(
-        recipe, train_set, dev_set, options.folder, start, resume=not options.fresh
+        config, train_set, dev_set, options.folder, start, resume=not options.fresh
     )
     print(best_and_last(history))
     print(f"kept model: {options.folder / 'kept.keras'}")
@@ -118,8 +121,9 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from ecgnb.cluster import workers
-    from ecgnb.sweeps import TABLE, sweep
+    from sweep import TABLE, sweep
+
+    from ecgnb.evaluation.workers import workers
 
     with workers(options.cluster) as them:
         sweep(options.plan, options.folder, options.only, them)
@@ -168,12 +172,12 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ecgnb import data
-    from ecgnb.assessment import evaluate, report_path
-    from ecgnb.cluster import workers
+    from ecgnb.data import dataset as data
+    from ecgnb.evaluation.engine import evaluate, report_path
+    from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_atomically
-    from ecgnb.page import page
-    from ecgnb.tables import headline
+    from ecgnb.report.page import page
+    from ecgnb.report.tables import headline
 
     dataset = data.load(options.split, data=options.data)
     with workers(options.cluster) as them:
@@ -214,10 +218,10 @@ def _add_transfer(commands: argparse._SubParsersAction) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    from ecgnb import data
-    from ecgnb.assessment import transfers
-    from ecgnb.cluster import workers
-    from ecgnb.tables import transfer_table
+    from ecgnb.data import dataset as data
+    from ecgnb.evaluation.engine import transfers
+    from ecgnb.evaluation.workers import workers
+    from ecgnb.report.tables import transfer_table
 
     dataset = data.load(options.split, data=options.data)
     with workers(options.cluster) as them:
@@ -238,7 +242,7 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from ecgnb.report import results_table
+    from ecgnb.report.old_report import results_table
 
     print(results_table(options.folder))
 

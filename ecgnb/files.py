@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -33,19 +34,36 @@ def write_json(path: Path, numbers: dict) -> None:
 def save_arrays(stem: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write each array to a file of its own, named after `stem`, for `load_arrays`."""
     for name, array in arrays.items():
-        path = stem.with_name(f"{stem.name}-{name}.npy")
-        write_atomically(path, lambda target, array=array: np.save(target, array))
+        write_atomically(
+            _array_path(stem, name), lambda target, array=array: np.save(target, array)
+        )
 
 
-def load_arrays(stem: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """What `save_arrays` wrote, or None if any of it is missing.
+def has_arrays(stem: Path, names: Sequence[str]) -> bool:
+    """Whether `save_arrays` wrote all of these."""
+    return all(_array_path(stem, name).exists() for name in names)
+
+
+def load_arrays(stem: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What `save_arrays` wrote.
 
     The arrays are read-only and mapped, not read: what is never looked at takes neither time nor memory.
     """
-    paths = {name: stem.with_name(f"{stem.name}-{name}.npy") for name in names}
-    if not all(path.exists() for path in paths.values()):
-        return None
-    return {name: np.asarray(np.load(path, mmap_mode="r")) for name, path in paths.items()}
+    return {name: np.asarray(np.load(_array_path(stem, name), mmap_mode="r")) for name in names}
+
+
+def _array_path(stem: Path, name: str) -> Path:
+    return stem.with_name(f"{stem.name}-{name}.npy")
+
+
+def array_digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays: their shapes, types and bytes."""
+    total = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        total.update(f"{array.shape} {array.dtype}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
 
 
 def _plain(value: object) -> object:

@@ -1,25 +1,32 @@
-"""Scores, and how sure we are of them."""
+"""Scores, and how sure we are of them.
+
+Scores of predictions come from counts, a confusion matrix: (classes, classes), rows are true classes, columns
+predicted ones. An *estimate* is {"value", "ci95": [low, high]}, and for a share also its "count" and "n".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from ecgnb.records import CLASSES
+from ecgnb.constants import CLASSES
 
 BOOTSTRAPS = 2000
 
+Estimate = dict[str, Any]
 
-def confusion(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(4, 4) int counts: rows are true classes, columns predicted ones."""
-    return confusion_matrix(y, predicted, labels=range(len(CLASSES)))
+
+def confusion(y: np.ndarray, predicted: np.ndarray, n_classes: int = len(CLASSES)) -> np.ndarray:
+    """(n_classes, n_classes) int counts: rows are true classes, columns predicted ones."""
+    return confusion_matrix(y, predicted, labels=range(n_classes))
 
 
 def f1_scores(counts: np.ndarray) -> np.ndarray:
-    """F1 = 2·TP / (2·TP + FP + FN) of each class from confusion counts (…, 4, 4); (…, 4).
+    """F1 = 2·TP / (2·TP + FP + FN) of each class from confusion counts (…, k, k); (…, k).
 
     0 for a class that is neither present nor predicted.
     """
@@ -29,34 +36,33 @@ def f1_scores(counts: np.ndarray) -> np.ndarray:
 
 
 def challenge_score(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 of A, N and O; '~' counts only through the errors it makes (Clifford et al. 2017)."""
+    """Mean F1 of A, N and O; '~' counts only through the errors it makes (Clifford et al. 2017).
+
+    counts : (…, 4, 4), in the order of `constants.CLASSES`.
+    """
     return f1_scores(counts)[..., :3].mean(axis=-1)
 
 
-def four_class_mean(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 of all four classes."""
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of all classes."""
     return f1_scores(counts).mean(axis=-1)
 
 
-def recall(counts: np.ndarray, letter: str = "A") -> np.ndarray:
-    """Share of the recordings of a class that are read as it; NaN if there are none."""
-    c = CLASSES.index(letter)
-    present = counts[..., c, :].sum(axis=-1)
+def recall(counts: np.ndarray, index: int = 0) -> np.ndarray:
+    """Share of the recordings of a class that are predicted as it, by default of AF; NaN if there are none."""
+    present = counts[..., index, :].sum(axis=-1)
     nan = np.full(present.shape, np.nan)
-    return np.divide(counts[..., c, c], present, out=nan, where=present > 0)
+    return np.divide(counts[..., index, index], present, out=nan, where=present > 0)
 
 
-def bootstrap_counts(
-    y: np.ndarray, predicted: np.ndarray, seed: int = 0, draws: int = BOOTSTRAPS
-) -> np.ndarray:
-    """(draws, 4, 4) confusion counts of resamples of the recordings, with replacement.
+def bootstrap_counts(counts: np.ndarray, seed: int = 0, draws: int = BOOTSTRAPS) -> np.ndarray:
+    """(draws, k, k) confusion counts of resamples of the recordings, with replacement.
 
     Resampling n recordings is one multinomial draw over the cells of the confusion matrix (Efron &
     Tibshirani 1993), so no loop over recordings is needed.
     """
-    counts = confusion(y, predicted)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(len(y), counts.ravel() / len(y), draws).reshape(draws, *counts.shape)
+    rng, n = np.random.default_rng(seed), counts.sum()
+    return rng.multinomial(n, counts.ravel() / n, draws).reshape(draws, *counts.shape)
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -64,68 +70,82 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
 
 
-def scores(y: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, dict]:
-    """Every score of a set of predictions, each as {"value": …, "ci95": [low, high]}.
+def scores(
+    y: np.ndarray, predicted: np.ndarray, classes: Sequence[str] = CLASSES, seed: int = 0
+) -> dict[str, Any]:
+    """Every score of a set of predictions, as estimates, with the confusion matrix that they come from.
 
-    Intervals: 95 %, bootstrap over recordings for F1 and its means, Wilson for the two shares.
-
-    Keys: "F1 A", "F1 N", "F1 O", "F1 ~", "challenge score", "4-class mean F1", "AF recall", "accuracy".
+    Keys: "f1" and "recall" (a dict, class symbol -> estimate), "macro_f1", "accuracy", "confusion" (counts), and, for
+    the classes of the Challenge 2017, "challenge_score". Intervals: 95 %, bootstrap over recordings for F1 and
+    its means, Wilson for shares.
     """
-    point, draws = confusion(y, predicted), bootstrap_counts(y, predicted, seed)
-    measures: dict[str, Callable] = {
-        f"F1 {letter}": lambda m, c=c: f1_scores(m)[..., c] for c, letter in enumerate(CLASSES)
+    point = confusion(y, predicted, len(classes))
+    draws = bootstrap_counts(point, seed)
+
+    def estimate(measure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        return {"value": float(measure(point)), "ci95": interval(measure(draws))}
+
+    found: dict[str, Any] = {
+        "f1": {
+            symbol: estimate(lambda m, c=c: f1_scores(m)[..., c])  # type: ignore[misc]
+            for c, symbol in enumerate(classes)
+        },
+        "recall": {
+            symbol: rate(predicted[y == c] == c) for c, symbol in enumerate(classes)
+        },
+        "macro_f1": estimate(macro_f1),
+        "accuracy": rate(predicted == y),
+        "confusion": point.tolist(),
     }
-    measures["challenge score"] = challenge_score
-    measures["4-class mean F1"] = four_class_mean
-    found = {
-        name: {"value": float(measure(point)), "ci95": interval(measure(draws))}
-        for name, measure in measures.items()
-    }
-    af = y == CLASSES.index("A")
-    return found | {"AF recall": rate(predicted[af] == y[af]), "accuracy": rate(predicted == y)}
+    if tuple(classes) == CLASSES:
+        found["challenge_score"] = estimate(challenge_score)
+    return found
 
 
-def rate(flags: np.ndarray) -> dict:
+def rate(flags: np.ndarray) -> Estimate:
     """Share of True among `flags`, its count and denominator, and a 95 % Wilson interval.
 
     For a single share the bootstrap is a binomial and collapses to a point at 0 and 1, where attacks often
     end; Wilson's interval does not (Brown, Cai & DasGupta 2001).
-    {"value": share, "ci95": [low, high], "count": hits, "of": denominator}; None when there is none.
+    {"value": share, "ci95": [low, high], "count": hits, "n": denominator}; None when there is none.
+
+    >>> rate(np.array([True, True, False, True]))["count"]
+    3
     """
     n, hits = len(flags), int(np.sum(flags))
     if n == 0:
-        return {"value": None, "ci95": [None, None], "count": 0, "of": 0}
+        return {"value": None, "ci95": [None, None], "count": 0, "n": 0}
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return {"value": hits / n, "ci95": [float(low), float(high)], "count": hits, "of": n}
+    return {"value": hits / n, "ci95": [float(low), float(high)], "count": hits, "n": n}
 
 
-def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
-    """Two models on the same recordings: difference of shares b - a, paired, and McNemar's exact test.
+def compare_rates(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Two models on the same recordings: difference of shares b − a, paired, and McNemar's exact test.
 
-    a, b : (n,) bool, such as "read rightly". {"value": difference, "ci95": paired bootstrap, "only a": …,
-    "only b": …, "p": two-sided, exact: whether the recordings on which they differ favour one}.
+    a, b : (n,) bool, such as "classified correctly". {"value": difference, "ci95": paired bootstrap, "only_a",
+    "only_b", "p": two-sided, exact: whether the recordings on which they differ favour one}.
     """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     change = b.astype(float) - a
     draws = np.random.default_rng(seed).integers(len(a), size=(BOOTSTRAPS, len(a)))
     p = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
-    ends = interval(change[draws].mean(axis=1))
     return {
         "value": float(change.mean()),
-        "ci95": ends,
-        "only a": only_a,
-        "only b": only_b,
+        "ci95": interval(change[draws].mean(axis=1)),
+        "only_a": only_a,
+        "only_b": only_b,
         "p": float(p),
     }
 
 
 def compare_scores(
     y: np.ndarray, a: np.ndarray, b: np.ndarray, measure: Callable, seed: int = 0
-) -> dict:
-    """Difference of a score between two models on the same recordings, b - a, with a paired bootstrap.
+) -> dict[str, Any]:
+    """Difference of a score between two models on the same recordings, b − a, with a paired bootstrap.
 
-    y, a, b : (n,) true classes, and what each model predicts; measure : of confusion counts (…, 4, 4), such as
-    `challenge_score`. {"value": difference, "ci95": 95 % interval, "p": two-sided, by inverting it}.
+    y, a, b : (n,) true classes, and what each model predicts, in the classes of the Challenge; measure : of confusion
+    counts (…, 4, 4), such as `challenge_score`. {"value": difference, "ci95": 95 % interval, "p": two-sided, by
+    inverting it}.
     """
     k = len(CLASSES)
     cells = np.bincount((y * k + a) * k + b, minlength=k**3)

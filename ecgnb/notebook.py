@@ -9,9 +9,10 @@ import keras
 import pandas as pd
 from IPython import get_ipython
 
-from ecgnb import data, training
-from ecgnb import model as network
+from ecgnb.data import dataset as data
 from ecgnb.errors import EcgnbError
+from ecgnb.models import network
+from ecgnb.training import loop as training
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +57,7 @@ def output_folder(out: str) -> Path:
 
 
 def load_or_train(
-    recipe: training.Recipe | None,
+    config: training.TrainingConfig | None,
     name: str,
     folder: Path,
     source: dict[str, str],
@@ -64,24 +65,24 @@ def load_or_train(
     start: str | Path = "baseline",
     resume: bool = True,
 ) -> tuple[keras.Model, pd.DataFrame | None, str]:
-    """The model called `name` (a shipped one, or a path), or one trained by `recipe` if that is given.
+    """The model called `name` (a shipped one, or a path), or one trained by `config` if that is given.
 
     What is trained is saved by that name in `folder`/models.
 
     source : which recordings to train on: protocol, labels, data and bad, as in `data.load`.
     Returns the model, its training history (None if none lies beside it) and a description.
     """
-    if recipe is None:
+    if config is None:
         model = network.load(name)
         csv = network.path_of(name).with_suffix(".csv")
         history = pd.read_csv(csv) if csv.exists() else None
         return model, history, f"shipped {name}" if history is not None else str(name)
     train_set, dev_set = (data.load(split, **source) for split in ("train", "dev"))
-    origin = None if recipe.defence == "baseline" else network.load(start)
-    run = folder / "runs" / recipe.defence
-    model, history = training.train(recipe, train_set, dev_set, run, origin, resume)
+    origin = None if config.defence == "baseline" else network.load(start)
+    run = folder / "runs" / config.defence
+    model, history = training.train(config, train_set, dev_set, run, origin, resume)
     network.save(model, folder / "models" / f"{Path(name).stem}.keras")
-    return model, history, f"{recipe.defence} trained here for {recipe.epochs} epochs"
+    return model, history, f"{config.defence} trained here for {config.epochs} epochs"
 
 
 def devices() -> str:

@@ -32,8 +32,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import audit, canvas, data, notebook, plots, report
-from ecgnb.records import CLASSES
+from ecgnb import notebook
+from ecgnb.data import audit
+from ecgnb.data import dataset as data
+from ecgnb.data.records import CLASSES
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)

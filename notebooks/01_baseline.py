@@ -40,11 +40,17 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
-from ecgnb.gradients import InputGradient
-from ecgnb.model import softmax
-from ecgnb.records import CLASSES
-from ecgnb.threats import Threat, goal_of
+from ecgnb import metrics, notebook
+from ecgnb.attacks.threats import Threat, goal_of
+from ecgnb.data import dataset as data
+from ecgnb.data.records import CLASSES
+from ecgnb.evaluation import old_evaluation as evaluation
+from ecgnb.models.classifier import KerasClassifier
+from ecgnb.models.network import softmax
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
+from ecgnb.training import configuration as configuration
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
@@ -66,9 +72,9 @@ changes = dict(
     precision=PRECISION,
     seed=SEED,
 )
-recipe = recipes.recipe_for("baseline", PROTOCOL, **changes) if EPOCHS else None
-model, history, origin = notebook.load_or_train(recipe, MODEL, out, source, resume=RESUME)
-gradient = InputGradient(model, BATCH_SIZE)
+config = configuration.training_config("baseline", PROTOCOL, **changes) if EPOCHS else None
+model, history, origin = notebook.load_or_train(config, MODEL, out, source, resume=RESUME)
+gradient = KerasClassifier(model, BATCH_SIZE)
 print(judged.title, "·", origin)
 
 # %% tags=["nbval-check-output"]

@@ -43,17 +43,23 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
-from ecgnb.gradients import InputGradient
-from ecgnb.model import load
-from ecgnb.threats import Threat, goal_of
+from ecgnb import metrics, notebook
+from ecgnb.attacks.threats import Threat, goal_of
+from ecgnb.data import dataset as data
+from ecgnb.evaluation import old_evaluation as evaluation
+from ecgnb.models.classifier import KerasClassifier
+from ecgnb.models.network import load
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
+from ecgnb.training import configuration as configuration
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
 threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 
 # %% [markdown]
-# ## The recipe
+# ## The config
 #
 # Each epoch draws at most `PER_CLASS` recordings a class from the training fold. Half of the AF among them are replaced by
 # adversarial versions, **made once, with the baseline**, before training begins. In the original these stay
@@ -74,16 +80,16 @@ changes = dict(
     target=TARGET,
     seed=SEED,
 )
-recipe = recipes.recipe_for("static", PROTOCOL, **changes) if EPOCHS else None
+config = configuration.training_config("static", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 judged = data.load(SPLIT, **source)
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, source, start=BASELINE, resume=RESUME
+    config, MODEL, out, source, start=BASELINE, resume=RESUME
 )
-gradient = InputGradient(model, BATCH_SIZE)
-undefended = InputGradient(load(BASELINE), BATCH_SIZE)
+gradient = KerasClassifier(model, BATCH_SIZE)
+undefended = KerasClassifier(load(BASELINE), BATCH_SIZE)
 about = report.provenance(judged, SEED, origin)
 print(judged.title, "·", origin)
 

@@ -45,17 +45,23 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 import numpy as np
 from IPython.display import display
 
-from ecgnb import canvas, data, evaluation, metrics, notebook, plots, recipes, report
-from ecgnb.gradients import InputGradient
-from ecgnb.model import load
-from ecgnb.threats import Threat, goal_of
+from ecgnb import metrics, notebook
+from ecgnb.attacks.threats import Threat, goal_of
+from ecgnb.data import dataset as data
+from ecgnb.evaluation import old_evaluation as evaluation
+from ecgnb.models.classifier import KerasClassifier
+from ecgnb.models.network import load
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
+from ecgnb.training import configuration as configuration
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
 threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 
 # %% [markdown]
-# ## The recipe
+# ## The config
 #
 # As in notebook 2, but the adversarial half of the AF recordings is made at the start of every epoch **with the current weights**:
 # the attacker adapts to the defender, again and again.
@@ -65,7 +71,7 @@ threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
 # Batch normalisation keeps running statistics for inference. Under dropout 0.5 the activations it sees in training have more
 # variance than those it meets in inference, so these statistics do not fit (variance shift; Li et al. 2019). The
 # original fine-tunes in that mode. Here dropout is off while fine-tuning and the statistics are collected again, without
-# dropout, after every epoch (`DROPOUT`, `STATISTICS`). Notebook 6 has both recipes side by side, after as many epochs.
+# dropout, after every epoch (`DROPOUT`, `STATISTICS`). Notebook 6 has both configuration side by side, after as many epochs.
 
 # %%
 changes = dict(
@@ -82,16 +88,16 @@ changes = dict(
     target=TARGET,
     seed=SEED,
 )
-recipe = recipes.recipe_for("adaptive", PROTOCOL, **changes) if EPOCHS else None
+config = configuration.training_config("adaptive", PROTOCOL, **changes) if EPOCHS else None
 
 # %%
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 judged = data.load(SPLIT, **source)
 model, history, origin = notebook.load_or_train(
-    recipe, MODEL, out, source, start=BASELINE, resume=RESUME
+    config, MODEL, out, source, start=BASELINE, resume=RESUME
 )
-gradient = InputGradient(model, BATCH_SIZE)
-undefended = InputGradient(load(BASELINE), BATCH_SIZE)
+gradient = KerasClassifier(model, BATCH_SIZE)
+undefended = KerasClassifier(load(BASELINE), BATCH_SIZE)
 about = report.provenance(judged, SEED, origin)
 print(judged.title, "·", origin)
 
@@ -160,8 +166,8 @@ for name, score in report.headline(numbers).items():
 
 # %%
 models = {
-    "baseline": InputGradient(load(BASELINE), BATCH_SIZE),
-    "static": InputGradient(load(STATIC), BATCH_SIZE),
+    "baseline": KerasClassifier(load(BASELINE), BATCH_SIZE),
+    "static": KerasClassifier(load(STATIC), BATCH_SIZE),
     "adaptive": gradient,
 }
 noisy_normal = evaluation.noisy(judged.of_class("N"), threat, SEED)
@@ -200,7 +206,7 @@ display(figure)
 # ## What this does not show
 #
 # The model was trained against AF → N by PGD and judged by AF → N by PGD. Whether it withstands other attacks of that aim, other
-# aims and other units is the subject of notebook 4; "robust across all ε", as the original put it, is more than one attack can show.
+# aims and other units is the evaluated of notebook 4; "robust across all ε", as the original put it, is more than one attack can show.
 # Whoever does not trust the noise above to reveal every shortcut attacks recordings of all classes in training (`DEFENCE` in notebook 5).
 #
 # ## In this notebook we saw

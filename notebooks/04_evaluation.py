@@ -33,20 +33,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import (
-    assessment,
-    canvas,
-    data,
-    evaluation_plots,
-    notebook,
-    physiology,
-    plots,
-    report,
-    robustness,
-    tables,
-)
-from ecgnb.records import BAND
-from ecgnb.threats import Threat
+from ecgnb import notebook
+from ecgnb.attacks.threats import Threat
+from ecgnb.data import dataset as data
+from ecgnb.data.records import BAND
+from ecgnb.evaluation import engine as assessment
+from ecgnb.evaluation import signals as physiology
+from ecgnb.evaluation import suites as robustness
+from ecgnb.report import evaluation_figures as evaluation_plots
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
+from ecgnb.report import tables
 
 # %%
 notebook.check_parameters()
@@ -201,7 +199,7 @@ display(figure)
 
 # %%
 af = judged.of_class("A")
-subject = assessment.subject_of(models[0])
+evaluated = assessment.subject_of(models[0])
 chosen = {
     "PGD": (robustness.AS_PUBLISHED[robustness.PUBLISHED], assessment.CLAIMED),
     "SAP": (robustness.suite(robustness.BUDGETS["quick"])["SAP"], assessment.CLAIMED),
@@ -209,7 +207,7 @@ chosen = {
     "simulated EMG": (robustness.control_suite()["simulated EMG"], assessment.CLAIMED),
 }
 made = {
-    name: attack(subject.victim, threat.on(af), seed=SEED, progress=name)
+    name: attack(evaluated.classifier, threat.on(af), seed=SEED, progress=name)
     for name, (attack, threat) in chosen.items()
 }
 

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 5 · Any recipe: train, watch, keep, score
+# # 5 · Any config: train, watch, keep, score
 #
-# **You learn** how a defended model is trained by any of six recipes, how one sees robust overfitting and catastrophic overfitting
+# **You learn** how a defended model is trained by any of six configuration, how one sees robust overfitting and catastrophic overfitting
 # while it happens, by which rule an epoch is kept, and what belongs on a model card.
 #
 # **You need** notebook 3, and about two minutes on two cores with a shipped model (`EPOCHS = 0`). Training takes a few minutes an epoch at
@@ -26,7 +26,7 @@ MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
-CHANGES = ""  # settings that differ from the recipe's, as in column CHANGES of models/ablation.csv
+CHANGES = ""  # settings that differ from the config's, as in column CHANGES of models/ablation.csv
 NAME = ""  # of the run; "" is MODEL's or DEFENCE's
 REMAKE = ""  # command that makes the model again, for its card; "" is this notebook's
 RESUME = True  # go on from a checkpoint of an interrupted training
@@ -35,17 +35,24 @@ OUT = "out"  # folder for figures and runs; a relative path counts from the repo
 # %%
 from IPython.display import Markdown, display
 
-from ecgnb import canvas, cards, data, notebook, plots, recipes, report, scoring
+from ecgnb import notebook
+from ecgnb.data import dataset as data
+from ecgnb.evaluation import old_scoring as scoring
 from ecgnb.files import write_json
-from ecgnb.gradients import InputGradient
-from ecgnb.model import load, path_of
+from ecgnb.models.classifier import KerasClassifier
+from ecgnb.models.network import load, path_of
+from ecgnb.report import card as cards
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
+from ecgnb.training import configuration as configuration
 
 notebook.check_parameters()
 out = notebook.output_folder(OUT)
 name = NAME or (DEFENCE if EPOCHS else MODEL)
 
 # %% [markdown]
-# ## The recipe
+# ## The config
 #
 # | | whom it attacks in training | with which weights | paper |
 # |---|---|---|---|
@@ -58,14 +65,14 @@ name = NAME or (DEFENCE if EPOCHS else MODEL)
 # **Look for** the rule of selection: it is fixed before training, and uses the dev fold alone.
 
 # %%
-changes = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | recipes.changes(CHANGES)
-recipe = recipes.recipe_for(DEFENCE, PROTOCOL, **changes) if EPOCHS else None
+changes = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | configuration.changes(CHANGES)
+config = configuration.training_config(DEFENCE, PROTOCOL, **changes) if EPOCHS else None
 start = START or ("" if DEFENCE == "baseline" else "baseline")
 source = dict(protocol=PROTOCOL, data=DATA)
 model, history, origin = notebook.load_or_train(
-    recipe, name if EPOCHS else MODEL, out, source, start=start, resume=RESUME
+    config, name if EPOCHS else MODEL, out, source, start=start, resume=RESUME
 )
-beside = out / "runs" / DEFENCE / "recipe.json" if EPOCHS else path_of(MODEL).with_suffix(".json")
+beside = out / "runs" / DEFENCE / "config.json" if EPOCHS else path_of(MODEL).with_suffix(".json")
 settings = report.read_json(beside)
 judged_on = [] if SPLITS == "none" else SPLITS.split()
 sets = {split: data.load(split, **source) for split in judged_on}
@@ -84,7 +91,7 @@ print(name, "·", origin, "·", settings["recordings"])
 ends = report.best_and_last(history)
 kept = int(ends["last" if settings["select"] == "last" else "best"]["epoch"])
 figure = plots.learning_curves({name: history}, settings["recordings"], {name: kept})
-curve = {"kept": kept, "history": history.to_dict("list"), "recipe": settings}
+curve = {"kept": kept, "history": history.to_dict("list"), "config": settings}
 canvas.save(figure, out / "training_curves.png", about | curve)
 display(figure)
 
@@ -103,10 +110,10 @@ ends.drop(index="loss").round(3)
 # static defence has seen. Then every recording is attacked, and any wrong class will do.
 
 # %%
-victim = InputGradient(model, settings["batch_size"])
-origin_victim = InputGradient(load(start)) if start else None
+classifier = KerasClassifier(model, settings["batch_size"])
+origin_victim = KerasClassifier(load(start)) if start else None
 scores = {
-    split: scoring.score(victim, judged, name, start=origin_victim, seed=SEED, progress=True)
+    split: scoring.score(classifier, judged, name, start=origin_victim, seed=SEED, progress=True)
     for split, judged in sets.items()
 }
 
@@ -126,7 +133,7 @@ print("scores between 0 and 1:", bool(ends.filter(like="dev", axis=0).stack().be
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - that a recipe is data: a defence, a few settings and a seed, written beside the weights;
+# - that a config is data: a defence, a few settings and a seed, written beside the weights;
 # - how to see overfitting of two kinds, and a shortcut, in the dev scores of every epoch;
 # - that the kept epoch follows from a rule fixed beforehand;
 # - what a model card has to say.

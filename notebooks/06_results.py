@@ -26,8 +26,13 @@ OUT = "out"  # folder for figures; a relative path counts from the repository's 
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import canvas, comparisons, evaluation_plots, notebook, plots, report
-from ecgnb.model import path_of
+from ecgnb import notebook
+from ecgnb.models.network import path_of
+from ecgnb.report import comparison as comparisons
+from ecgnb.report import evaluation_figures as evaluation_plots
+from ecgnb.report import figures as plots
+from ecgnb.report import old_report as report
+from ecgnb.report import style as canvas
 
 notebook.check_parameters()
 out, stored = notebook.output_folder(OUT), notebook.ROOT / RESULTS
@@ -43,7 +48,7 @@ title = f"{about['data']}, labels {about['labels']}"
 
 # %%
 if (tried := stored / "ablation.csv").exists() and "baseline" in results:
-    display(comparisons.ablation_table(pd.read_csv(tried), results["baseline"]["recipe"]))
+    display(comparisons.ablation_table(pd.read_csv(tried), results["baseline"]["config"]))
 
 # %% [markdown]
 # ## All runs, both protocols
@@ -97,7 +102,7 @@ comparisons.paired(results, "test", comparisons.FAIR)
 # %% [markdown]
 # ## How much is luck?
 #
-# The same recipes, begun from the same baseline with other seeds. **Look for** bars that are farther apart than the dots around them.
+# The same configuration, begun from the same baseline with other seeds. **Look for** bars that are farther apart than the dots around them.
 
 # %%
 found = comparisons.seeds(pd.read_csv(stored / "runs.csv"), "test")
@@ -147,7 +152,7 @@ print(
 #
 # - what the leak inflates, and by how much;
 # - what each defence costs and buys on recordings it never saw, with intervals;
-# - how far runs of one recipe lie apart by their seed alone.
+# - how far runs of one config lie apart by their seed alone.
 #
 # **Questions.** (1) Which differences in the test table are smaller than the spread of the seeds? (2) The original reports AF F1 0.87 for its adaptive model: in
 # which cell of these tables would you look for that figure? (3) Add a run to a copy of `models/runs.csv`, sweep, and point `RESULTS` at it.

@@ -1,0 +1,92 @@
+"""Input transformations between electrode and network: the recorder's pass-band, and the z-score.
+
+A transformation maps x to what the network takes, and takes a gradient back the other way, so that an attacker
+who knows of it can attack through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import fft
+
+from ecgnb.constants import BAND
+from ecgnb.models.classifier import Classifier
+
+Transformation = Callable[[np.ndarray, float], tuple[np.ndarray, Callable]]
+
+
+def bandpass(
+    x: np.ndarray, lengths: np.ndarray, band: tuple[float, float], fs: float
+) -> np.ndarray:
+    """`x` without what lies outside `band`, Hz; (n, samples, leads) float64.
+
+    An ideal zero-phase filter over each recording's real samples, taken as periodic, by FFT: a projection
+    (twice is once) that is its own adjoint. Padding stays zero. lengths : (n,) real samples.
+    """
+    low, high = band
+    passed = np.zeros(x.shape)
+    for length in np.unique(lengths[lengths > 0]):
+        rows = lengths == length
+        spectrum = fft.rfft(x[rows, :length].astype(np.float64), axis=1)
+        frequency = np.arange(length // 2 + 1) * fs / length  # rfftfreq rounds 0.5 Hz to just below
+        spectrum[:, (frequency < low) | (frequency > high)] = 0
+        passed[rows, :length] = fft.irfft(spectrum, length, axis=1)
+    return passed
+
+
+def standardised(x: np.ndarray, fs: float) -> tuple[np.ndarray, Callable]:
+    """Z-scored again over the real samples, as a recorder's software would do with any signal it gets.
+
+    x : (n, samples, 1); fs plays no part. Returns the same shape in float32, and a function that takes a gradient
+    back to x.
+    """
+    mask = (np.arange(x.shape[1]) < _real_lengths(x)[:, None])[..., None]
+    count = mask.sum(axis=1, keepdims=True)
+    wide = x.astype(np.float64)
+    mean = (wide * mask).sum(axis=1, keepdims=True) / count
+    centred = (wide - mean) * mask
+    sd = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
+    z = centred / sd
+
+    def back(gradient):
+        gradient = gradient * mask
+        common = gradient.sum(axis=1, keepdims=True) / count
+        along = (gradient * z).sum(axis=1, keepdims=True) / count
+        return (gradient - common - z * along) * mask / sd
+
+    return z.astype(np.float32), back
+
+
+def filtered(x: np.ndarray, fs: float) -> tuple[np.ndarray, Callable]:
+    """Filtered to the recorder's pass-band, then z-scored. As `standardised`."""
+    lengths = _real_lengths(x)
+    z, back = standardised(bandpass(x, lengths, BAND, fs), fs)
+    return z, lambda gradient: bandpass(back(gradient), lengths, BAND, fs)
+
+
+class PreprocessedClassifier:
+    """A classifier behind an input transformation, as one classifier (see `models.classifier.Classifier`)."""
+
+    def __init__(self, classifier: Classifier, transformation: Transformation):
+        self.classifier, self.transformation = classifier, transformation
+        self.classes, self.fs = classifier.classes, classifier.fs
+        self.low_precision = classifier.low_precision
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """As `Classifier.logits`."""
+        return self.classifier.logits(self.transformation(x, self.fs)[0])
+
+    def loss_and_gradient(
+        self, x: np.ndarray, y: np.ndarray, targets: np.ndarray, loss: Callable
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `Classifier.loss_and_gradient`."""
+        z, back = self.transformation(x, self.fs)
+        value, logits, gradient = self.classifier.loss_and_gradient(z, y, targets, loss)
+        return value, logits, back(gradient)
+
+
+def _real_lengths(x: np.ndarray) -> np.ndarray:
+    """(n,) samples before the zero padding: whatever comes after the last sample that is not zero."""
+    return x.shape[1] - np.argmax(x[:, ::-1, 0] != 0, axis=1)

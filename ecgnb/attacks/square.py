@@ -1,0 +1,56 @@
+"""Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) in one dimension: no gradient, only queries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ecgnb.attacks.result import AttackResult, Search, check_positive
+from ecgnb.attacks.threats import AttackProblem
+from ecgnb.models.classifier import Classifier
+
+# Shares of the budget after which segments halve (Andriushchenko et al. 2020, appendix B).
+HALVINGS = np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]) / 10_000
+
+
+def square(
+    classifier: Classifier,
+    problem: AttackProblem,
+    *,
+    queries: int = 500,
+    largest: float = 0.8,
+    seed: int = 0,
+    progress: str = "",
+) -> AttackResult:
+    """Random search over segments of time.
+
+    Begins with every sample at +radius or -radius; then one segment of time at a time is set to one of
+    the two, and stays if the attacker's margin grows. Segments shorten on the paper's schedule.
+
+    largest : length of the first segments, as a share of the recording.
+    """
+    check_positive(queries=queries)
+    search = Search(classifier, problem, queries, progress)
+    rows, generators = search.rows(until_success=True), problem.generators(seed)
+    radius = problem.ball.radius[:, None, None]
+    lengths = problem.ball.mask.sum(axis=(1, 2))
+    signs = np.array([rng.choice((-1.0, 1.0), problem.x.shape[1:]) for rng in generators])
+    for query in range(queries):
+        trial = signs[rows]
+        if query:
+            share = largest / 2 ** np.searchsorted(HALVINGS, query / queries, side="right")
+            for candidate, row in zip(trial, rows, strict=True):
+                length = max(1, round(share * lengths[row]))
+                begin = generators[row].integers(lengths[row] - length + 1)
+                candidate[begin : begin + length] = generators[row].choice((-1.0, 1.0))
+        part = problem.rows(rows)
+        x = part.ball.project(part.x + radius[rows] * trial)
+        logits = classifier.logits(x)
+        before = search.margin[rows]
+        search.count(rows, problem.goal.margin(logits, part.y))
+        left = search.update(rows, x, logits)
+        better = search.margin[rows] > before
+        signs[rows[better]] = trial[better]
+        rows = rows[left]
+        if not len(rows):
+            break
+    return search.result()

@@ -1,0 +1,160 @@
+"""Threat models: which recordings are attacked, what counts as success, and how far an attacker may go."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecgnb.attacks.balls import L2, Ball, BandLimited, Linf
+from ecgnb.constants import FS
+from ecgnb.errors import EcgnbError
+
+if TYPE_CHECKING:
+    from ecgnb.data.dataset import Dataset
+
+UNITS, NORMS = ("z", "µV"), ("L∞", "L2")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What counts as success: predicted as class `target`, or, without a target, not as its own label."""
+
+    target: int | None = None
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """(n,) target classes, as losses take them: -1 where there is none."""
+        return np.full_like(y, -1 if self.target is None else self.target)
+
+    def reached(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(n,) bool: the attack succeeds."""
+        return self.is_success(logits.argmax(axis=1), y)
+
+    def is_success(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(n,) bool, as `reached`, from predicted classes (n,)."""
+        return predicted != y if self.target is None else predicted == self.target
+
+    def margin(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(n,) larger is better for the attacker, positive exactly where the goal is reached.
+
+        The logit of the target minus the best other; untargeted, the best other minus that of the label.
+        """
+        rows, labels = np.arange(len(y)), y if self.target is None else self.target
+        others = logits.copy()
+        others[rows, labels] = -np.inf
+        lead = logits[rows, labels] - others.max(axis=1)
+        return -lead if self.target is None else lead
+
+
+@dataclass(frozen=True)
+class AttackProblem:
+    """A batch of recordings under a threat model.
+
+    y : (n,) int, true classes; goal : what counts as success; ball : where the attack may go, around the
+    recordings x : (n, samples, leads) float32, z-units; fs : sampling rate, Hz.
+    """
+
+    y: np.ndarray
+    goal: Goal
+    ball: Ball
+    fs: float = FS
+
+    def __post_init__(self):
+        if self.x.dtype != np.float32 or len(self.x) != len(self.y):
+            raise EcgnbError(
+                f"attack needs float32 x and as many labels, got {self.x.dtype}, {len(self.x)}, "
+                f"{len(self.y)}"
+            )
+        if not np.isfinite(self.x).all():
+            raise EcgnbError("attack needs finite input; x holds NaN or infinity")
+        if not (self.ball.radius >= 0).all():
+            raise EcgnbError("attack needs epsilon >= 0")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def x(self) -> np.ndarray:
+        """(n, samples, leads) float32, z-units: the clean recordings."""
+        return self.ball.centre
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(n,) target classes, as losses take them."""
+        return self.goal.targets(self.y)
+
+    def generators(self, *seeds: int) -> list[np.random.Generator]:
+        """A random generator for each recording, of the seeds and its own samples, whatever stands beside it."""
+        digests = (hashlib.sha256(x.tobytes()).digest()[:16] for x in self.x)
+        return [np.random.default_rng([*seeds, int.from_bytes(d, "big")]) for d in digests]
+
+    def rows(self, index: np.ndarray) -> AttackProblem:
+        """Some of the recordings."""
+        return replace(self, y=self.y[index], ball=self.ball.rows(index))
+
+    def resized(self, radius: np.ndarray) -> AttackProblem:
+        """The same recordings with other radii, (n,), z-units."""
+        return replace(self, ball=self.ball.resized(radius))
+
+    def within(self, band: tuple[float, float]) -> AttackProblem:
+        """The same recordings for an attacker who keeps to a pass-band, Hz."""
+        ball = self.ball
+        limited = BandLimited(ball.centre, ball.radius, ball.mask, band, self.fs)
+        return replace(self, ball=limited)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """A threat model, as a value. The defaults are the study's: AF is to be predicted as normal, L∞ ε 0.2.
+
+    attack_class : symbol of the class whose recordings are attacked, "" for all; target : symbol of the class to
+    be predicted, "" for untargeted; epsilon, unit, norm : the budget, in z-units (each recording's own SD) or in
+    µV (the same amplitude for every patient); band : pass-band in Hz that the perturbation must keep to, L∞ only;
+    mask_padding : leave zero padding alone, which is no signal that anyone could inject.
+    """
+
+    attack_class: str = "A"
+    target: str = "N"
+    epsilon: float = 0.2
+    unit: str = "z"
+    norm: str = "L∞"
+    band: tuple[float, float] | None = None
+    mask_padding: bool = True
+
+    def __post_init__(self):
+        if self.unit not in UNITS or self.norm not in NORMS:
+            raise EcgnbError(f"{self.unit=}, {self.norm=}: expected one of {UNITS}, of {NORMS}")
+        if self.band and self.norm != "L∞":
+            raise EcgnbError("a pass-band is enforced in L∞ only")
+
+    def __str__(self) -> str:
+        source = self.attack_class or "every class"
+        goal = f"{source} → {self.target}" if self.target else f"{source}, untargeted"
+        band = f", {self.band[0]:g}–{self.band[1]:g} Hz" if self.band else ""
+        return f"{goal}, {self.norm} {self.epsilon:.3g} {self.unit}{band}"
+
+    def goal(self, classes: tuple[str, ...]) -> Goal:
+        """What counts as success, for a data set of these classes."""
+        if self.target and self.target not in classes:
+            raise EcgnbError(
+                f'TARGET={self.target!r}: expected one of {" ".join(classes)}, or "" (untargeted)'
+            )
+        return Goal(classes.index(self.target) if self.target else None)
+
+    def is_attacked(self, dataset: Dataset) -> np.ndarray:
+        """(n,) bool: recordings of the attacked class."""
+        if not self.attack_class:
+            return np.ones(len(dataset), bool)
+        return dataset.y == dataset.classes.index(self.attack_class)
+
+    def on(self, dataset: Dataset) -> AttackProblem:
+        """All recordings of a data set under this threat, of whichever class they are."""
+        radius = np.full(len(dataset), self.epsilon, np.float64)
+        if self.unit == "µV":
+            radius /= 1000 * dataset.sd_mv
+        mask = dataset.mask if self.mask_padding else np.ones(dataset.x.shape, bool)
+        ball = {"L∞": Linf, "L2": L2}[self.norm](dataset.x, radius, mask)
+        problem = AttackProblem(dataset.y, self.goal(dataset.classes), ball, dataset.fs)
+        return problem.within(self.band) if self.band else problem

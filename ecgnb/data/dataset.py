@@ -1,0 +1,290 @@
+"""From recordings to arrays: z-scored windows, labels, folds, protocols, class weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ecgnb.constants import CLASSES, FS, UNITS_PER_MV, WINDOW
+from ecgnb.data import demo
+from ecgnb.data.download import NoRecordings, cache_dir, find_archive, find_labels_v3
+from ecgnb.data.records import Recordings, read_labels, read_recordings
+from ecgnb.errors import EcgnbError
+from ecgnb.files import has_arrays, load_arrays, save_arrays
+
+PROTOCOLS = ("leakfree", "original")
+LABEL_VERSIONS = {"v0": "REFERENCE-original.csv", "v2": "REFERENCE.csv", "v3": "REFERENCE-v3.csv"}
+SPLITS = ("train", "dev", "test", "validation")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Windows ready for the network, with all that turns them back into millivolts.
+
+    x : (n, 9000, 1) float32, z-units: x * sd_mv + mean_mv is in mV; zero after the recording's end
+    y : (n,) int64, index into `classes`
+    names : (n,) str
+    lengths : (n,) int64, true samples in the window (9000 or fewer)
+    mean_mv, sd_mv : (n,) float64, mV, over the true samples
+    signals : n int16 arrays, the whole recordings (some are longer than the window), in 1/1000 mV
+    split, protocol, labels : which recordings these are and whose labels they carry
+    synthetic : True for the demo set
+    classes : symbols of the classes, in the order of `y`; fs : sampling rate, Hz
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    names: np.ndarray
+    lengths: np.ndarray
+    mean_mv: np.ndarray
+    sd_mv: np.ndarray
+    signals: tuple[np.ndarray, ...]
+    split: str
+    protocol: str
+    labels: str
+    synthetic: bool
+    classes: tuple[str, ...] = CLASSES
+    fs: float = FS
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(n, 9000, 1) bool: True on real samples, False on zero padding."""
+        return (np.arange(self.x.shape[1]) < self.lengths[:, None])[..., None]
+
+    @property
+    def title(self) -> str:
+        """The words that stand on every figure and table made from these recordings."""
+        name = "DEMO (SYNTHETIC)" if self.synthetic else "CinC 2017"
+        return f"{name}, {self.split}, labels {self.labels}"
+
+    def in_mv(self, x: np.ndarray) -> list[np.ndarray]:
+        """Windows of these recordings, (n, 9000, 1) z-units, as n arrays (length,) float64, mV, unpadded."""
+        facts = zip(x, self.lengths, self.sd_mv, self.mean_mv, strict=True)
+        return [w[:length, 0].astype(np.float64) * sd + mean for w, length, sd, mean in facts]
+
+    def take(self, index: np.ndarray) -> Dataset:
+        """The recordings at `index` (integers or booleans), in that order."""
+        index = np.arange(len(self))[index]
+        arrays = {
+            key: getattr(self, key)[index]
+            for key in ("x", "y", "names", "lengths", "mean_mv", "sd_mv")
+        }
+        return replace(self, **arrays, signals=tuple(self.signals[i] for i in index))
+
+    def of_class(self, letter: str) -> Dataset:
+        """The recordings of class `letter`."""
+        return self.take(self.y == self.classes.index(letter))
+
+
+def window(signal: np.ndarray, start: int = 0) -> tuple[np.ndarray, int, float, float]:
+    """One network input from a raw recording: truncate to 30 s, z-score, then pad with zeros.
+
+    That order is the released predictor's (Andreotti et al. 2017). signal : (length,) int16, 1/1000 mV.
+    Returns (9000,) float32 in z-units, true samples, mean and SD in mV.
+    """
+    piece = signal[start : start + WINDOW].astype(np.float64) / UNITS_PER_MV
+    mean, sd = piece.mean(), piece.std()
+    if sd == 0:
+        raise EcgnbError("a recording is flat over its first 30 s and has no z-score; skip it")
+    x = np.zeros(WINDOW, np.float32)
+    x[: len(piece)] = (piece - mean) / sd
+    return x, len(piece), mean, sd
+
+
+def fold(key: str) -> str:
+    """The `leakfree` fold of a record name, by digest: no random generator, the same for ever."""
+    percent = int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100
+    return "test" if percent < 15 else "dev" if percent < 25 else "train"
+
+
+def folds(training: dict[str, str], validation: set[str]) -> dict[str, str]:
+    """record -> fold, for `leakfree`.
+
+    training : record -> digest of its samples; validation : digests of the validation recordings.
+    Byte-identical recordings share a fold (that of the smallest name); copies of a validation recording
+    are left out.
+    """
+    first: dict[str, str] = {}
+    for name in sorted(training):
+        first.setdefault(training[name], name)
+    return {name: fold(first[d]) for name, d in training.items() if d not in validation}
+
+
+def duplicates(training: dict[str, str]) -> list[list[str]]:
+    """Groups of record names whose samples are byte-identical."""
+    groups = defaultdict(list)
+    for name in sorted(training):
+        groups[training[name]].append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def find_data(data: str = "auto") -> tuple[Path | None, bool]:
+    """(folder, synthetic) for a DATA setting: "auto", "physionet", "demo", or a folder of one's own.
+
+    "auto" is the real recordings, and the demo set, said loudly, only if none can be had.
+    """
+    if data == "auto":
+        try:
+            find_archive("validation")
+            return None, False
+        except NoRecordings as error:
+            tqdm.write(f"NO RECORDINGS: {error}\nGOING ON WITH THE DEMO SET (SYNTHETIC).")
+            return find_data("demo")
+    if data == "physionet":
+        return None, False
+    if data == "demo":
+        folder = cache_dir() / f"demo-{demo.VERSION}"
+        demo.write_demo(folder)
+        return folder, True
+    if Path(data).is_dir():
+        return Path(data).resolve(), False
+    raise EcgnbError(f'DATA={data!r}: expected "auto", "physionet", "demo" or an existing folder')
+
+
+def load_data(
+    split: str,
+    *,
+    protocol: str = "leakfree",
+    labels: str = "",
+    data: str = "auto",
+    bad: str = "error",
+) -> Dataset:
+    """The recordings of one split as a Dataset.
+
+    split : "validation" (the challenge's 300), or "train", "dev", "test". Under `original` all 8,528 are
+        "train" (validation included: that is its leak), and "dev" is the validation set it watched.
+    labels : "v0", "v2", "v3"; "" means the protocol's own (v3 for leakfree; v0 to train and v3 to judge
+        for original).
+    bad : "error" or "skip", see `read_recordings`.
+    """
+    if protocol not in PROTOCOLS or split not in SPLITS:
+        raise EcgnbError(f"{protocol=}, {split=}: expected one of {PROTOCOLS} and one of {SPLITS}")
+    if protocol == "original" and split == "dev":
+        split = "validation"
+    if protocol == "original" and split == "test":
+        raise EcgnbError('protocol "original" trains on every recording, so it has no test fold')
+    labels = labels or ("v0" if (protocol, split) == ("original", "train") else "v3")
+    folder, synthetic = find_data(data)
+
+    validation = read_recordings(find_archive("validation", folder), bad)
+    if split == "validation":
+        recordings, keep = validation, np.arange(len(validation))
+    else:
+        recordings = read_recordings(find_archive("training", folder), bad)
+        keep = np.arange(len(recordings))
+        if protocol == "leakfree":
+            fold_of = folds(digests(recordings), set(digests(validation).values()))
+            keep = np.array([i for i in keep if fold_of.get(recordings.names[i]) == split])
+    label_of = load_labels(labels, split, folder)
+    return make_dataset(
+        recordings,
+        keep,
+        label_of,
+        split=split,
+        protocol=protocol,
+        labels=labels,
+        synthetic=synthetic,
+    )
+
+
+def digests(recordings: Recordings) -> dict[str, str]:
+    """record -> digest of its samples."""
+    return dict(zip(recordings.names.tolist(), recordings.digests.tolist(), strict=True))
+
+
+def load_labels(version: str, split: str, folder: Path | None = None) -> dict[str, str]:
+    """record -> label letter in label version v0, v2 or v3.
+
+    v3 is a file of its own; v0 and v2 lie in the training archive. The validation archive's own
+    REFERENCE.csv is v0, so that validation with v0 needs no large download.
+    """
+    if version not in LABEL_VERSIONS:
+        raise EcgnbError(f"labels={version!r}: expected one of {', '.join(LABEL_VERSIONS)}")
+    if version == "v3":
+        path = find_labels_v3(folder)
+        return read_labels(path.read_text(), str(path))
+    if split == "validation" and version == "v0":
+        archive, name = find_archive("validation", folder), "REFERENCE.csv"
+    else:
+        archive, name = find_archive("training", folder), LABEL_VERSIONS[version]
+    return read_labels(archive.read(name).decode(), f"{archive.path}: {name}")
+
+
+def make_dataset(
+    recordings: Recordings,
+    keep: np.ndarray,
+    label_of: dict[str, str],
+    *,
+    split: str,
+    protocol: str,
+    labels: str,
+    synthetic: bool,
+) -> Dataset:
+    """Dataset of the recordings at index `keep`, ascending."""
+    names = recordings.names[keep]
+    unlabelled = [name for name in names if name not in label_of]
+    if unlabelled:
+        raise EcgnbError(
+            f"{unlabelled[0]} and {len(unlabelled) - 1} more have no label; mend REFERENCE"
+        )
+    # Of all recordings a view will do, which copies nothing.
+    rows = slice(None) if len(keep) == len(recordings) else keep
+    arrays = {name: array[rows] for name, array in windows(recordings).items()}
+    y = np.array([CLASSES.index(label_of[name]) for name in names], np.int64)
+    return Dataset(
+        x=arrays["x"],
+        y=y,
+        names=names,
+        lengths=arrays["lengths"],
+        mean_mv=arrays["mean_mv"],
+        sd_mv=arrays["sd_mv"],
+        signals=tuple(recordings.signal(i) for i in keep),
+        split=split,
+        protocol=protocol,
+        labels=labels,
+        synthetic=synthetic,
+    )
+
+
+def windows(recordings: Recordings) -> dict[str, np.ndarray]:
+    """The `window` of every recording: x (n, 9000, 1), and lengths, mean_mv and sd_mv, (n,), as in `Dataset`.
+
+    Made once, then mapped from the cache, read-only.
+    """
+    names = ("x", "lengths", "mean_mv", "sd_mv")
+    if recordings.cache and has_arrays(recordings.cache, names):
+        return load_arrays(recordings.cache, names)
+    n = len(recordings)
+    x = np.empty((n, WINDOW, 1), np.float32)
+    lengths, means, sds = np.empty(n, np.int64), np.empty(n), np.empty(n)
+    for i in range(n):
+        x[i, :, 0], lengths[i], means[i], sds[i] = window(recordings.signal(i))
+    arrays: dict[str, np.ndarray] = {"x": x, "lengths": lengths, "mean_mv": means, "sd_mv": sds}
+    if recordings.cache:
+        save_arrays(recordings.cache, arrays)
+        return load_arrays(recordings.cache, names)
+    return arrays
+
+
+def balanced_index(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of at most `most` recordings of each class, drawn without replacement, shuffled."""
+    drawn = [rng.permutation(np.flatnonzero(y == c))[:most] for c in range(len(CLASSES))]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def class_weights(y: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """(4,) weights that make classes count alike (power 1) or half-way so (0.5); mean over `y` is 1.
+
+    A class without recordings gets weight 0.
+    """
+    counts = np.bincount(y, minlength=len(CLASSES)).astype(float)
+    weights = np.divide(1.0, counts**power, out=np.zeros_like(counts), where=counts > 0)
+    return weights / (weights * counts).sum() * counts.sum()

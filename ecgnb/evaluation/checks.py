@@ -1,0 +1,338 @@
+"""Is the evaluation itself sound? Checks for masked gradients and weak attacks, each with a verdict.
+
+After Carlini et al. 2019 (1902.06705), Athalye et al. 2018 (1802.00420), Tramèr et al. 2020 (2002.08347)
+and the indicators of attack failure of Pintor et al. 2022 (2106.09947). A check is a function of results that
+are at hand; `run_checks` makes the results and calls them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ecgnb.attacks import (
+    AttackProblem,
+    AttackResult,
+    Goal,
+    add_noise,
+    cross_entropy,
+    from_examples,
+)
+from ecgnb.attacks.noise import random_sign
+from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
+from ecgnb.evaluation.schema import Check
+from ecgnb.evaluation.suites import STUDY_ATTACK, Attack
+from ecgnb.models.classifier import Classifier
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+
+
+def success_grows_with_epsilon(success: Mapping[float, np.ndarray]) -> Check:
+    """A larger ball holds the smaller one. success : ε -> (n,) bool, of the same attack."""
+    epsilons = sorted(success)
+    counts = [int(success[e].sum()) for e in epsilons]
+    lost = max([0, *(a - b for a, b in pairwise(counts))])
+    n = len(success[epsilons[0]])
+    steps = ", ".join(f"{e:.3g}: {c}" for e, c in zip(epsilons, counts, strict=True))
+    return Check(
+        "success_grows_with_epsilon",
+        "success grows with ε",
+        _by_count(lost),
+        f"successes of {n}: {steps}",
+        "let the step grow with ε, and take more of them: the attack does not use its room",
+    )
+
+
+def large_epsilon_always_succeeds(success: np.ndarray, epsilon: float) -> Check:
+    """Unbounded in practice, an attack that follows a gradient cannot fail (Pintor et al., I6)."""
+    return Check(
+        "large_epsilon_always_succeeds",
+        "a large ε succeeds on every recording",
+        _by_count(int((~success).sum())),
+        f"{int(success.sum())} of {len(success)} at ε {epsilon:g} z",
+        "the gradient does not lead anywhere: look for quantisation, saturation or noise in the model",
+    )
+
+
+def more_work_changes_little(success: np.ndarray, doubled: np.ndarray) -> Check:
+    """Twice the steps and starts should find next to nothing new (Carlini et al.).
+
+    success : (n,) bool, any attack succeeds; doubled : (n,) bool, PGD with twice its steps and starts succeeds.
+    """
+    gained = int((doubled & ~success).sum())
+    share = gained / max(1, len(success))
+    return Check(
+        "more_work_changes_little",
+        "twice the work changes little",
+        PASS if gained <= 1 or share <= 0.02 else WARN if share <= 0.1 else FAIL,
+        f"{gained} of {len(success)} more with twice the steps and starts",
+        "report the larger budget, and double again until nothing changes",
+    )
+
+
+def iterating_beats_one_step(single: np.ndarray, many: np.ndarray) -> Check:
+    """If one step does better than twenty, the gradient along the way misleads (Athalye et al.)."""
+    missed = int((single & ~many).sum())
+    return Check(
+        "iterating_beats_one_step",
+        "iterating is no worse than one step",
+        _by_count(missed),
+        f"{int(single.sum())} successes of one step, {int(many.sum())} of many, "
+        f"{missed} of one step only",
+        "the gradient is masked, or the step too large: compare losses along the path",
+    )
+
+
+def full_ball_beats_subset(full: np.ndarray, subset: np.ndarray) -> Check:
+    """What is found in a subset of the ball is there in the full ball; not finding it is the attack's failure.
+
+    full, subset : (n,) bool, successes of attacks in the full ball, and of those that keep to smooth perturbations.
+    """
+    missed = int((subset & ~full).sum())
+    return Check(
+        "full_ball_beats_subset",
+        "attacks in the full ball are at least as strong as in a subset",
+        _by_count(missed, warn_up_to=2),
+        f"successes: {int(full.sum())} in the full ball, {int(subset.sum())} of smooth perturbations, "
+        f"{missed} of these only, of {len(full)}",
+        "the model recognises the usual attack: believe the smooth ones, and look for a shortcut",
+    )
+
+
+def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.ndarray) -> Check:
+    """Who knows the model must do at least as well as who does not; both better than noise (I5)."""
+    missed = int((transfer & ~white).sum())
+    worse = int(noise.sum()) > int(white.sum())
+    return Check(
+        "white_box_beats_transfer",
+        "white-box ≥ transfer ≥ noise",
+        FAIL if worse else _by_count(missed, warn_up_to=2),
+        f"successes: {int(white.sum())} white-box, {int(transfer.sum())} transferred, "
+        f"{int(noise.sum())} noise, of {len(white)}; {missed} by transfer only",
+        "the model's own gradient is worse than another's: it is masked",
+    )
+
+
+def square_does_not_win(white: np.ndarray, black: np.ndarray) -> Check:
+    """An attack without gradients must not find what those with them miss."""
+    missed = int((black & ~white).sum())
+    return Check(
+        "square_does_not_win",
+        "Square does not beat the white-box attacks",
+        _by_count(missed, warn_up_to=0),
+        f"{missed} of {len(white)} successes of Square only",
+        "the gradient is masked: attack a smooth approximation of what hides it (BPDA)",
+    )
+
+
+def gradients_are_alive(classifier: Classifier, problem: AttackProblem) -> Check:
+    """Finite and not zero, for the loss that saturates first: untargeted cross-entropy (I4)."""
+    targets = np.full(len(problem), -1)
+    _, _, gradient = classifier.loss_and_gradient(problem.x, problem.y, targets, cross_entropy)
+    finite = np.isfinite(gradient).all(axis=(1, 2))
+    dead = ~finite | (np.abs(gradient).max(axis=(1, 2)) == 0)
+    return Check(
+        "gradients_are_alive",
+        "gradients are finite and not zero",
+        PASS if not dead.any() else FAIL,
+        f"{int(dead.sum())} of {len(dead)} recordings have none",
+        "attack with a loss that does not saturate (logit ratio), or around what rounds or clips",
+    )
+
+
+def outputs_repeat(classifier: Classifier, problem: AttackProblem) -> Check:
+    """The same recording gives the same logits: a second time, and whatever else is in the batch."""
+    first, second = classifier.logits(problem.x), classifier.logits(problem.x)
+    alone = np.concatenate([classifier.logits(problem.x[i : i + 1]) for i in range(len(problem))])
+    scale = max(1.0, float(np.abs(first).max()))
+    repeated, single = np.abs(first - second).max() / scale, np.abs(first - alone).max() / scale
+    return Check(
+        "outputs_repeat",
+        "outputs repeat, whatever the batch",
+        PASS if max(repeated, single) < 1e-4 else FAIL,
+        f"largest relative change: {repeated:.1e} on repetition, {single:.1e} alone",
+        "the model is random or in training mode: fix it, or attack its expectation (EOT)",
+    )
+
+
+def gradients_ignore_the_batch(classifier: Classifier, problem: AttackProblem) -> Check:
+    """A gradient that depends on the other recordings is batch normalisation in training mode."""
+    subset = problem.rows(np.arange(min(4, len(problem))))
+    singles = [subset.rows(np.array([i])) for i in range(len(subset))]
+
+    def gradient(part: AttackProblem) -> np.ndarray:
+        return classifier.loss_and_gradient(part.x, part.y, part.targets, cross_entropy)[2]
+
+    batch, alone = gradient(subset), np.concatenate([gradient(single) for single in singles])
+    change = np.abs(batch - alone).max() / max(np.abs(batch).max(), 1e-30)
+    return Check(
+        "gradients_ignore_the_batch",
+        "gradients are independent of the batch",
+        PASS if change < 1e-3 else FAIL,
+        f"a gradient changes by {change:.1e}, relative, with the batch around it",
+        "take gradients in inference mode: dropout and batch statistics frozen",
+    )
+
+
+def logits_are_attacked(classifier: Classifier, problem: AttackProblem) -> Check:
+    """Probabilities saturate; logits do not."""
+    z = classifier.logits(problem.x)
+    probabilities = (z.min() >= 0) and np.allclose(z.sum(axis=1), 1, atol=1e-3)
+    return Check(
+        "logits_are_attacked",
+        "logits are attacked, not probabilities",
+        FAIL if probabilities else PASS,
+        f"outputs from {z.min():.2g} to {z.max():.2g}, rows summing to {z.sum(axis=1).mean():.2g}",
+        "remove the softmax before the attack",
+    )
+
+
+def untargeted_beats_targeted(targeted: np.ndarray, untargeted: np.ndarray) -> Check:
+    """Whatever reaches a target has left the true class, so the untargeted attack must reach as much."""
+    missed = int((targeted & ~untargeted).sum())
+    return Check(
+        "untargeted_beats_targeted",
+        "untargeted ≥ targeted",
+        _by_count(missed, warn_up_to=2),
+        f"successes: {int(targeted.sum())} targeted, {int(untargeted.sum())} untargeted, "
+        f"{missed} targeted only, of {len(targeted)}",
+        "the untargeted loss saturates: use the logit ratio, or all targets in turn",
+    )
+
+
+def no_success_is_passed_over(last: np.ndarray, ever: np.ndarray) -> Check:
+    """An attack that passes a success and returns something else understates itself (I1)."""
+    silent = int((ever & ~last).sum())
+    return Check(
+        "no_success_is_passed_over",
+        "no success is passed over",
+        PASS if silent == 0 else WARN,
+        f"{silent} of {len(last)} reached the goal on the way but not at the last step",
+        "count a recording as a success if any iterate reaches the goal",
+    )
+
+
+def loss_rises(result: AttackResult) -> Check:
+    """The attack loss must end above where it began, for nearly all recordings (Pintor et al., I3)."""
+    first, last = result.loss[0], result.loss[-1]
+    fallen = int((last < first).sum())
+    share = fallen / max(1, len(first))
+    return Check(
+        "loss_rises",
+        "the attack loss rises along the path",
+        PASS if share <= 0.02 else WARN if share <= 0.1 else FAIL,
+        f"{fallen} of {len(first)} end below where they began",
+        "reduce the step, or follow the gradient with momentum (Auto-PGD)",
+    )
+
+
+def loss_has_settled(result: AttackResult) -> Check:
+    """Most of the gain comes early: the last quarter of the steps adds little (Pintor et al., I2)."""
+    loss = np.maximum.accumulate(result.loss, axis=0)
+    total = loss[-1] - loss[0]
+    late = loss[-1] - loss[3 * len(loss) // 4]
+    share = np.median(late[total > 0] / total[total > 0]) if (total > 0).any() else 0.0
+    return Check(
+        "loss_has_settled",
+        "the attack loss has settled",
+        PASS if share < 0.1 else WARN,
+        f"the last quarter of the steps adds {share:.0%} of the gain, in the median",
+        "take more steps",
+    )
+
+
+FULL_BALL = ("pgd", "apgd_ce", "apgd_dlr")  # gradient attacks that may use the full ball
+SUBSET = ("pgd_band", "sap")  # and those that keep to smooth perturbations
+LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of it need be left
+
+
+def run_checks(
+    model: EvaluatedModel,
+    surrogate: EvaluatedModel,
+    problem: AttackProblem,
+    attacks: Mapping[str, AttackResult],
+    random_start: Attack,
+    how: Execution,
+) -> list[Check]:
+    """All checks of an evaluation.
+
+    problem : recordings that the model classifies correctly, under the study's threat model; attacks : the results
+    of a whole suite on them; random_start : that suite's PGD, to be doubled; surrogate : another model, to
+    transfer from.
+    """
+    classifier, radius = model.classifier, problem.ball.radius
+    study, steps = attacks["pgd20"], 20
+    until_success = STUDY_ATTACK.with_settings(until_success=True)
+    sizes = {factor: f"pgd20, {factor} ε" for factor in (0.25, 0.5, 2)}
+    large = problem.resized(np.full(len(problem), LARGE))
+    posed = {
+        "any_iterate": (until_success, problem),
+        **{
+            name: (STUDY_ATTACK, problem.resized(factor * radius)) for factor, name in sizes.items()
+        },
+        "large": (until_success.with_settings(steps=2 * steps), large),
+        "untargeted": (until_success, replace(problem, goal=Goal(None))),
+    }
+    of_model = [
+        outputs_repeat,
+        logits_are_attacked,
+        gradients_are_alive,
+        gradients_ignore_the_batch,
+    ]
+    parts: dict[str, Any] = how.workers.run_all(
+        {
+            "attacks": lambda: run_each(posed, model, how),
+            "surrogate": lambda: run_attacks(
+                {f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how
+            ),
+            "of_model": lambda: how.workers.map(_applied, of_model, shared=(classifier, problem)),
+        }
+    )
+    made, (crafted,) = parts["attacks"], parts["surrogate"].values()
+    strong = made["any_iterate"]
+    white = strong.success | study.success
+    for name in FULL_BALL:
+        white = white | attacks[name].success
+    subset = np.any([attacks[name].success for name in SUBSET], axis=0)
+    twice = random_start.with_settings(
+        **{name: 2 * random_start.settings[name] for name in ("steps", "restarts")}
+    )
+    doubled, left = white.copy(), np.flatnonzero(~white)
+    doubled[left], _ = cascade({"pgd doubled": twice}, model, problem.rows(left), how)
+    success = {factor: made[name].success for factor, name in sizes.items()} | {1: study.success}
+    by_epsilon = {factor * float(np.median(radius)): found for factor, found in success.items()}
+    noise = add_noise(problem, random_sign, seed=how.seed)
+    transferred, noisy = how.workers.map(
+        _examples_of, [crafted.x, noise], shared=(classifier, problem)
+    )
+    return [
+        *parts["of_model"],
+        loss_rises(study),
+        loss_has_settled(study),
+        no_success_is_passed_over(study.success, strong.success),
+        success_grows_with_epsilon(by_epsilon),
+        large_epsilon_always_succeeds(made["large"].success, LARGE),
+        iterating_beats_one_step(attacks["fgsm"].success, strong.success),
+        more_work_changes_little(white, doubled),
+        full_ball_beats_subset(white, subset),
+        white_box_beats_transfer(white, transferred.success, noisy.success),
+        square_does_not_win(white, attacks["square"].success),
+        untargeted_beats_targeted(strong.success, made["untargeted"].success),
+    ]
+
+
+def _applied(check: Callable, classifier: Classifier, problem: AttackProblem) -> Check:
+    return check(classifier, problem)
+
+
+def _examples_of(x: np.ndarray, classifier: Classifier, problem: AttackProblem) -> AttackResult:
+    return from_examples(classifier, problem, x)
+
+
+def _by_count(missed: int, warn_up_to: int = 1) -> str:
+    """Pass for none, a warning for a few, else fail."""
+    return PASS if missed == 0 else WARN if missed <= warn_up_to else FAIL

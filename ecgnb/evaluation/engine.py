@@ -1,0 +1,553 @@
+"""The one engine: `evaluate` runs a suite on a model and a data set, and makes every number of the study."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecgnb import metrics
+from ecgnb.attacks import (
+    NOISE_BASELINES,
+    AttackProblem,
+    AttackResult,
+    Threat,
+    add_noise,
+    from_examples,
+)
+from ecgnb.attacks.noise import NOISE_TITLES
+from ecgnb.attacks.preprocessing import PreprocessedClassifier, filtered, standardised
+from ecgnb.constants import BAND
+from ecgnb.data.dataset import Dataset
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation import signals
+from ecgnb.evaluation.cache import NUMBERS, code_digest
+from ecgnb.evaluation.certification import (
+    certified_recall,
+    certify,
+    l2_equivalent,
+    linf_equivalent,
+)
+from ecgnb.evaluation.checks import run_checks
+from ecgnb.evaluation.minimal import (
+    MinimalPerturbation,
+    curve,
+    robustness_curve,
+    run_minimal,
+    summarise,
+)
+from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
+from ecgnb.evaluation.schema import About, Condition, Report
+from ecgnb.evaluation.suites import STUDY_ATTACK, Suite
+from ecgnb.evaluation.workers import HERE, Workers, map_cached
+from ecgnb.files import array_digest
+
+LARGEST = 1.0  # z-units: the limit of the search for the minimal ε
+LARGEST_UV = 200.0  # the same in µV
+BATCH = 64  # recordings that a worker predicts at a time
+SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
+PACKAGES = ("ecgnb", "keras", "numpy", "scipy", "tensorflow", "jax")
+TRANSFORMATIONS = {"standardised": standardised, "filtered": filtered}
+
+
+def named_model(name: str | Path) -> EvaluatedModel:
+    """A shipped model by name, or a model file, ready to be evaluated."""
+    from ecgnb.models.files import load_model
+
+    return from_keras(load_model(name), Path(name).stem)
+
+
+def from_keras(model: Any, name: str, batch_size: int = 32) -> EvaluatedModel:
+    """A Keras model that gives logits, ready to be evaluated under a name."""
+    from ecgnb.models.keras_classifier import KerasClassifier
+
+    weights = array_digest(*(np.asarray(w) for w in model.get_weights()))
+    return EvaluatedModel(name, KerasClassifier(model, batch_size), weights)
+
+
+def evaluate(
+    model: EvaluatedModel,
+    dataset: Dataset,
+    suite: Suite,
+    *,
+    surrogate: EvaluatedModel | None = None,
+    cache: Path | None = None,
+    seed: int = 2017,
+    progress: bool = False,
+    workers: Workers = HERE,
+) -> Report:
+    """Evaluate a model on a data set by a suite.
+
+    surrogate : another model, which attacks are transferred from; cache : folder in which finished chunks are
+    stored, so that an interrupted evaluation goes on there; seed : of random starts, noise and bootstrap;
+    progress : show bars; workers : who computes, see `workers`.
+    Raises EcgnbError if the suite has checks and the model classifies no recording of the attacked class correctly.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        how = Execution(cache or Path(temporary), seed, progress, workers)
+        return _Evaluation(model, dataset, suite, surrogate, how).report()
+
+
+class _Evaluation:
+    """One call of `evaluate`: the parts of a suite, each a method, and the report that they make."""
+
+    def __init__(
+        self,
+        model: EvaluatedModel,
+        dataset: Dataset,
+        suite: Suite,
+        surrogate: EvaluatedModel | None,
+        how: Execution,
+    ):
+        self.model, self.dataset, self.suite, self.how = model, dataset, suite, how
+        if surrogate is None and (suite.transferred or suite.checks):
+            raise EcgnbError(f"suite {suite.name} needs a surrogate model to transfer from")
+        self.surrogate = surrogate or model
+        self.clean = self._predict(dataset.x)
+        self.correct = self.clean == dataset.y
+        self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
+        self.subset = dataset.take(self.rows)
+        self.problem = suite.threat.on(self.subset)
+        self.is_correct = self.correct[self.rows]
+        if suite.checks and not self.is_correct.any():
+            raise EcgnbError(
+                f"{model.name} classifies no {suite.threat.attack_class} correctly in "
+                f"{dataset.title}: nothing to attack"
+            )
+
+    def report(self) -> Report:
+        """Run everything that the suite asks for."""
+        suite, how = self.suite, self.how
+        first: dict[str, Callable[[], Any]] = {
+            "attacks": lambda: run_attacks(suite.attacks, self.model, self.problem, how),
+            "transferred": self._transferred,
+            "cases": self._cases,
+            "noise": self._noise,
+            "grid": self._grid,
+        }
+        if suite.minimal_steps:
+            first["noise_curves"] = self._noise_curves
+        if suite.extras:
+            first["loss_path"] = self._loss_path
+        if suite.draws:
+            first["certification"] = self._certification
+        parts = how.workers.run_all(first)
+        attacks: dict[str, AttackResult] = parts["attacks"]
+        worst = self._worst_case(attacks)
+        second: dict[str, Callable[[], Any]] = {}
+        if suite.checks:
+            second["checks"] = lambda: run_checks(
+                self.model,
+                self.surrogate,
+                self.problem.rows(self.is_correct),
+                {name: result.rows(self.is_correct) for name, result in attacks.items()},
+                suite.attacks["pgd"],
+                how,
+            )
+            second["noise_rms"] = lambda: self._noise_at_rms(attacks["pgd20"])
+            second["signals"] = lambda: self._signals(attacks, parts["noise"])
+        if suite.minimal_steps:
+            second["minimal"] = lambda: self._minimal(worst[0])
+        if suite.extras:
+            second["preprocessing"] = lambda: self._preprocessing(attacks)
+        parts |= how.workers.run_all(second)
+        return self._assemble(parts, attacks, worst)
+
+    # ---- parts ----
+
+    def _predict(self, x: np.ndarray) -> np.ndarray:
+        """(n,) predicted classes."""
+        batches = np.split(x, range(BATCH, len(x), BATCH))
+        return np.concatenate(self.how.workers.map(_predicted, batches, shared=(self.model,)))
+
+    def _transferred(self) -> dict[str, np.ndarray]:
+        """name -> predicted classes of examples crafted on the surrogate."""
+        if not self.suite.transferred:
+            return {}
+        made = run_attacks(self.suite.transferred, self.surrogate, self.problem, self.how)
+        return {name: self._predict(result.x) for name, result in made.items()}
+
+    def _cases(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """name -> (rows of the data set, predicted classes there) under every other threat model."""
+        found = {}
+        for name, case in self.suite.cases.items():
+            attacked = case.threat.is_attacked(self.dataset)
+            if len(case.attacks) == 1:
+                rows = np.flatnonzero(attacked)
+                problem = case.threat.on(self.dataset.take(rows))
+                attacks = {f"{name}-{key}": attack for key, attack in case.attacks.items()}
+                (result,) = run_attacks(attacks, self.model, problem, self.how).values()
+                found[name] = rows, result.logits.argmax(axis=1)
+                continue
+            rows = np.flatnonzero(attacked & self.correct)
+            problem = case.threat.on(self.dataset.take(rows))
+            _, predicted = cascade(case.attacks, self.model, problem, self.how, name)
+            found[name] = rows, predicted
+        return found
+
+    def _noise(self) -> dict[str, np.ndarray]:
+        """Noise baseline -> predicted classes of every recording with that noise."""
+        problem = self.suite.threat.on(self.dataset)
+        items = [(name, None) for name in self.suite.noise]
+        return dict(zip(self.suite.noise, self._under_noise(items, problem), strict=True))
+
+    def _noise_at_rms(self, attack: AttackResult) -> dict[str, np.ndarray]:
+        """Every noise baseline on the attacked class, with the power of an attack instead of its largest sample."""
+        ball = self.problem.ball
+        delta = ball.delta(attack.x)
+        rms = np.sqrt((delta**2).sum(axis=(1, 2)) / ball.mask.sum(axis=(1, 2)))
+        items = [(name, rms) for name in self.suite.noise]
+        return dict(zip(self.suite.noise, self._under_noise(items, self.problem), strict=True))
+
+    def _noise_curves(self) -> dict[str, dict[str, list[float]]]:
+        """Robust recall under every noise baseline, on a grid: noise has no minimal ε to search for."""
+        epsilons = np.linspace(0, LARGEST, 11)
+        goal, curves = self.problem.goal, {}
+        for name in self.suite.noise:
+            rates = [metrics.rate(self.is_correct)]
+            for epsilon in epsilons[1:]:
+                posed = self.problem.resized(np.full(len(self.problem), epsilon))
+                (predicted,) = self._under_noise([(name, None)], posed)
+                success = goal.is_success(predicted, self.problem.y)
+                rates.append(metrics.rate(self.is_correct & ~success))
+            curves[name] = curve(epsilons.tolist(), rates)
+        return curves
+
+    def _under_noise(
+        self, items: Sequence[tuple[str, np.ndarray | None]], problem: AttackProblem
+    ) -> list[np.ndarray]:
+        parts = [
+            (name, problem.rows(rows), None if rms is None else rms[rows])
+            for name, rms in items
+            for rows in np.array_split(np.arange(len(problem)), max(1, len(problem) // BATCH))
+        ]
+        shared = (self.model, self.how.seed)
+        predicted = np.concatenate(self.how.workers.map(_under_noise, parts, shared=shared))
+        return np.split(predicted, len(items))
+
+    def _grid(self) -> dict[str, dict[str, list[float]]]:
+        """Recall of the attacked class at each ε of the suite's grid: under the first attack, and under random noise."""
+        if not self.suite.grid:
+            return {}
+        (name, attack), *_ = self.suite.attacks.items()
+        threats = [replace(self.suite.threat, epsilon=epsilon) for epsilon in self.suite.grid]
+        problems = [threat.on(self.subset) for threat in threats]
+        posed = {
+            f"{name}, ε {threat.epsilon:g}": (attack, problem)
+            for threat, problem in zip(threats, problems, strict=True)
+        }
+        attacked = run_each(posed, self.model, self.how)
+        noisy = [self._under_noise([("random_sign", None)], problem)[0] for problem in problems]
+        clean = metrics.rate(self.is_correct)
+        epsilons = (0.0, *self.suite.grid)
+        return {
+            name: curve(epsilons, [clean, *(self._recall(r.logits) for r in attacked.values())]),
+            "random_sign_recall": curve(
+                epsilons, [clean, *(metrics.rate(p == self.subset.y) for p in noisy)]
+            ),
+        }
+
+    def _recall(self, logits: np.ndarray) -> metrics.Estimate:
+        return metrics.rate(logits.argmax(axis=1) == self.subset.y)
+
+    def _worst_case(self, attacks: Mapping[str, AttackResult]) -> tuple[np.ndarray, ...]:
+        """The attack with the largest margin for each recording: its x, predicted class, and name."""
+        problem, made = self.problem, list(attacks.values())
+        margins = [problem.goal.margin(result.logits, problem.y) for result in made]
+        best = np.argmax(margins, axis=0)
+        x = np.stack([made[attack].x[row] for row, attack in enumerate(best)])
+        logits = np.stack([made[attack].logits[row] for row, attack in enumerate(best)])
+        return x, logits.argmax(axis=1), np.array(list(attacks))[best]
+
+    def _minimal(self, known: np.ndarray) -> MinimalPerturbation:
+        wide = self.problem.resized(np.full(len(self.problem), LARGEST))
+        band = BAND if self.suite.extras else None  # twice the time
+        return run_minimal(self.model, wide, known, self.how, self.suite.minimal_steps, band)
+
+    def _loss_path(self) -> dict[str, Any]:
+        """The loss at every step of the study's attack, gone on to twice its steps."""
+        longer = STUDY_ATTACK.with_settings(steps=40)
+        (made,) = run_attacks({"pgd40": longer}, self.model, self.problem, self.how).values()
+        loss = made.loss[:, self.is_correct]
+        p5, median, p95 = np.percentile(loss, [5, 50, 95], axis=1)
+        success = metrics.rate(made.success[self.is_correct])
+        return {"p5": p5, "median": median, "p95": p95, "success": success}
+
+    def _preprocessing(
+        self, attacks: Mapping[str, AttackResult]
+    ) -> dict[str, dict[str, metrics.Estimate]]:
+        """Recall behind an input transformation: clean, under attacks unaware of it, and under one that is aware."""
+        outcome = {}
+        for name, transformation in TRANSFORMATIONS.items():
+            classifier = PreprocessedClassifier(self.model.classifier, transformation)
+            digest = self.model.digest + name
+            behind = EvaluatedModel(f"{self.model.name}-{name}", classifier, digest)
+            examples = [self.problem.x, *(result.x for result in attacks.values())]
+            shared = (behind, self.problem)
+            found = self.how.workers.map(_examples_of, examples, shared=shared)
+            results = dict(zip(["clean", *attacks], found, strict=True))
+            aware = {"pgd_aware": self.suite.attacks["pgd"]}
+            results |= run_attacks(aware, behind, self.problem, self.how)
+            outcome[name] = {key: self._recall(result.logits) for key, result in results.items()}
+        return outcome
+
+    def _certification(self) -> dict[str, Any]:
+        """Recall that no attack in L2 can take away, by randomized smoothing, and what it means in L∞."""
+        subset, draws, seed = self.subset, self.suite.draws, self.how.seed
+        text = f"{self.model.name}, certificates" if self.how.progress else ""
+        key = {"model": self.model.digest, "sigma": SIGMA, "draws": draws, "seed": seed}
+
+        def mapper(function, items):
+            name = f"{self.model.name}-certificate"
+            stored = [(name, key | {"index": i, "x": array_digest(x, m)}) for i, x, m in items]
+            shared = (self.model.classifier,)
+            return map_cached(
+                self.how.workers, function, items, stored, self.how.cache, shared=shared, text=text
+            )
+
+        certificates = certify(
+            self.model.classifier,
+            subset.x,
+            subset.mask,
+            sigma=SIGMA,
+            n=draws,
+            seed=seed,
+            mapper=mapper,
+        )
+        is_certified = certificates.predicted == subset.y
+        radius = certificates.radius[is_certified]
+        linf = linf_equivalent(certificates.radius, subset.lengths)[is_certified]
+        label = subset.classes.index(self.suite.threat.attack_class)
+        radii = np.unique([0.0, *radius])
+        return {
+            "sigma": SIGMA,
+            "draws": draws,
+            "smoothed_recall": metrics.rate(is_certified),
+            "curve": certified_recall(certificates, subset.y, label, radii),
+            "largest_radius_l2": float(radius.max(initial=0)),
+            "largest_radius_linf": float(linf.max(initial=0)),
+            "l2_radius_of_study_epsilon": float(
+                l2_equivalent(self.suite.threat.epsilon, np.median(subset.lengths))
+            ),
+        }
+
+    def _signals(
+        self, attacks: Mapping[str, AttackResult], noise: Mapping[str, np.ndarray]
+    ) -> dict[str, dict]:
+        """What each attack and each noise baseline did to the signal."""
+        problem, seed = self.problem, self.how.seed
+        examples = {name: result.x for name, result in attacks.items()}
+        for name in noise:
+            examples[name] = add_noise(problem, NOISE_BASELINES[name], seed=seed)
+        found = self.how.workers.map(_measured, list(examples.values()), shared=(self.subset,))
+        return dict(zip(examples, found, strict=True))
+
+    # ---- the report ----
+
+    def _assemble(
+        self,
+        parts: dict[str, Any],
+        attacks: dict[str, AttackResult],
+        worst: tuple[np.ndarray, ...],
+    ) -> Report:
+        suite = self.suite
+        conditions = {"clean": self._condition("clean", "clean", None, self.clean)}
+        for name, result in attacks.items():
+            predicted = result.logits.argmax(axis=1)
+            queries = float(np.median(result.queries)) if len(result.queries) else None
+            conditions[name] = self._attacked(
+                suite.attacks[name].title, "attack", predicted, queries
+            )
+        if len(attacks) > 1:
+            title = f"worst of {len(attacks)} attacks"
+            conditions["worst_case"] = self._attacked(title, "worst_case", worst[1])
+        for name, predicted in parts["transferred"].items():
+            title = f"{suite.transferred[name].title} crafted on {self.surrogate.name}"
+            conditions[name] = self._attacked(title, "transfer", predicted)
+        for name, (rows, predicted) in parts["cases"].items():
+            case = suite.cases[name]
+            kind = "attack" if len(case.attacks) == 1 else "worst_case"
+            everyone = self._spread(rows, predicted)
+            conditions[name] = self._condition(case.title, kind, case.threat, everyone)
+        for name, predicted in parts["noise"].items():
+            title = NOISE_TITLES[name]
+            conditions[name] = self._condition(title, "noise", suite.threat, predicted)
+        for name, predicted in parts.get("noise_rms", {}).items():
+            title = f"{NOISE_TITLES[name]} of the attack's RMS"
+            conditions[f"{name}_rms"] = self._attacked(title, "noise", predicted)
+        report = Report(
+            about=describe(
+                self.dataset,
+                seed=self.how.seed,
+                model=self.model.name,
+                weights=self.model.digest,
+                suite=suite.name,
+            ),
+            threat=asdict(suite.threat),
+            classes=tuple(self.dataset.classes),
+            records=[str(name) for name in self.dataset.names],
+            labels=self._symbols(self.dataset.y),
+            conditions=conditions,
+            curves=parts["grid"] | parts.get("noise_curves", {}),
+            checks=parts.get("checks", []),
+            loss_path=parts.get("loss_path", {}),
+            preprocessing=parts.get("preprocessing", {}),
+            certification=parts.get("certification", {}),
+            signals=parts.get("signals", {}),
+            examples=attacks,
+        )
+        return self._with_minimal(report, parts["minimal"], worst) if "minimal" in parts else report
+
+    def _with_minimal(
+        self, report: Report, minimal: MinimalPerturbation, worst: tuple[np.ndarray, ...]
+    ) -> Report:
+        uv, seed, correct = 1000 * self.subset.sd_mv, self.how.seed, self.is_correct
+        radius, radius_uv = minimal.radius, minimal.radius * uv
+        return replace(
+            report,
+            curves={"attack": robustness_curve(radius, correct, LARGEST)} | report.curves,
+            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV),
+            minimal_epsilon={
+                "z": summarise(radius, correct, LARGEST, seed),
+                "uv": summarise(radius_uv, correct, LARGEST_UV, seed),
+            },
+            attacked=[
+                {
+                    "record": str(self.subset.names[i]),
+                    "minimal_epsilon_z": float(radius[i]),
+                    "minimal_epsilon_uv": float(radius_uv[i]),
+                    "worst_attack": str(worst[2][i]),
+                }
+                for i in range(len(self.subset))
+            ],
+        )
+
+    def _attacked(
+        self, title: str, kind: str, predicted: np.ndarray, queries: float | None = None
+    ) -> Condition:
+        """A condition under the study's threat; predicted : of the attacked class alone."""
+        everyone = self._spread(self.rows, predicted)
+        return self._condition(title, kind, self.suite.threat, everyone, queries)
+
+    def _condition(
+        self,
+        title: str,
+        kind: str,
+        threat: Threat | None,
+        predicted: np.ndarray,
+        queries: float | None = None,
+    ) -> Condition:
+        """predicted : (n,) of all recordings."""
+        dataset, robust, success_rate = self.dataset, None, None
+        if threat is not None:
+            attacked = threat.is_attacked(dataset)
+            goal = threat.goal(dataset.classes)
+            success = goal.is_success(predicted, dataset.y)
+            robust = metrics.rate((self.correct & ~success)[attacked])
+            success_rate = metrics.rate(success[attacked & self.correct])
+        return Condition(
+            title=title,
+            kind=kind,
+            threat=asdict(threat) if threat else None,
+            predictions=self._symbols(predicted),
+            scores=metrics.scores(dataset.y, predicted, dataset.classes, self.how.seed),
+            robust_recall=robust,
+            attack_success_rate=success_rate,
+            median_queries=queries,
+        )
+
+    def _spread(self, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Predicted classes of all recordings: clean, but for those at `rows`."""
+        everyone = self.clean.copy()
+        everyone[rows] = predicted
+        return everyone
+
+    def _symbols(self, classes: np.ndarray) -> str:
+        return "".join(self.dataset.classes[c] for c in classes)
+
+
+def describe(
+    dataset: Dataset, *, seed: int, model: str, weights: str = "", suite: str = ""
+) -> About:
+    """Where numbers made from a data set come from."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        if package in sys.modules:
+            versions[package] = importlib.metadata.version(package)
+    counts = np.bincount(dataset.y, minlength=len(dataset.classes))
+    return About(
+        data="DEMO (SYNTHETIC)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
+        split=dataset.split,
+        protocol=dataset.protocol,
+        labels=dataset.labels,
+        recordings=len(dataset),
+        class_counts=dict(zip(dataset.classes, counts.tolist(), strict=True)),
+        seed=seed,
+        model=model,
+        weights=weights,
+        suite=suite,
+        code=code_digest(NUMBERS),
+        versions=versions,
+    )
+
+
+def transfer(
+    models: Sequence[EvaluatedModel],
+    dataset: Dataset,
+    *,
+    cache: Path | None = None,
+    seed: int = 2017,
+    progress: bool = False,
+    workers: Workers = HERE,
+) -> dict[str, Any]:
+    """The study's attack crafted on each model and evaluated on each, as plain values.
+
+    "success": crafted on -> evaluated on -> attack success rate among the recordings that the latter classifies
+    correctly when clean.
+    """
+    threat = Threat()
+    problem = threat.on(dataset.take(threat.is_attacked(dataset)))
+    with tempfile.TemporaryDirectory() as temporary:
+        how = Execution(cache or Path(temporary), seed, progress, workers)
+        examples = []
+        for model in models:
+            (made,) = run_attacks({"pgd20": STUDY_ATTACK}, model, problem, how).values()
+            examples.append(made.x)
+    success: dict[str, dict[str, metrics.Estimate]] = {model.name: {} for model in models}
+    for target in models:
+        shared = (target, problem)
+        clean, *attacked = workers.map(_examples_of, [problem.x, *examples], shared=shared)
+        is_correct = clean.logits.argmax(axis=1) == problem.y
+        for model, result in zip(models, attacked, strict=True):
+            success[model.name][target.name] = metrics.rate(result.success[is_correct])
+    about = describe(dataset, seed=seed, model=" ".join(m.name for m in models), suite="transfer")
+    attack = {"attack": STUDY_ATTACK.title, "threat": asdict(threat)}
+    return {"about": asdict(about), **attack, "success": success}
+
+
+def _predicted(x: np.ndarray, model: EvaluatedModel) -> np.ndarray:
+    return model.classifier.logits(x).argmax(axis=1)
+
+
+def _examples_of(x: np.ndarray, model: EvaluatedModel, problem: AttackProblem) -> AttackResult:
+    return from_examples(model.classifier, problem, x)
+
+
+def _under_noise(
+    item: tuple[str, AttackProblem, np.ndarray | None], model: EvaluatedModel, seed: int
+) -> np.ndarray:
+    """(n,) predicted classes of recordings under a noise baseline, filling the ball or of a given RMS."""
+    name, problem, rms = item
+    x = add_noise(problem, NOISE_BASELINES[name], rms=rms, seed=seed)
+    return model.classifier.logits(x).argmax(axis=1)
+
+
+def _measured(x: np.ndarray, dataset: Dataset) -> dict:
+    return signals.summary(signals.measure_all(dataset, x))

@@ -1,0 +1,256 @@
+"""Tables of training runs beside each other: what the leak, a defence, a setting or a seed changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ecgnb import metrics
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation.schema import Report
+from ecgnb.metrics import Estimate
+from ecgnb.report.runs import RunResult
+from ecgnb.report.tables import (
+    MISSING,
+    NO_ESTIMATE,
+    as_difference,
+    as_p,
+    class_name,
+    table_of,
+    with_interval,
+)
+from ecgnb.training.configuration import overrides
+
+PRESENTED = (  # the runs of the results table, in its order
+    *("original-baseline", "original-static", "original-adaptive"),
+    *("baseline", "static", "adaptive", "all-classes", "fast"),
+    *("baseline-as-published", "adaptive-as-published"),
+)
+MEASURES = {  # title -> condition, and measure as in the table of `ci/sweep.py`
+    "AF F1": ("clean", "f1_A"),
+    "challenge score": ("clean", "challenge_score"),
+    "AF recall": ("clean", "recall_A"),
+    "AF recall, PGD-20": ("pgd20", "recall_A"),
+    "AF F1, PGD-20": ("pgd20", "f1_A"),
+    "ASR, PGD-20": ("pgd20", "attack_success_rate"),
+    "AF recall, PGD-20 of 34 µV": ("pgd20_uv", "recall_A"),
+    "challenge score, every class attacked": ("pgd20_all_classes", "challenge_score"),
+    "normal as AF, noise": ("random_sign", "noise_false_positive_rate"),
+}
+CONDITIONS = {"clean": "clean", "pgd20": "white-box PGD-20", "transferred": "transferred PGD-20"}
+ORIGINAL = {  # AF F1 as published by the original ("Small Changes, Big Errors", HSTE21)
+    ("baseline", "clean"): "0.73",
+    ("baseline", "pgd20"): "0.18",
+    ("static", "clean"): "0.83",
+    ("static", "transferred"): "0.91",
+    ("static", "pgd20"): MISSING,
+    ("adaptive", "clean"): "0.87",
+    ("adaptive", "pgd20"): MISSING,
+}
+OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # measures of confusion counts
+    "AF F1": lambda counts: metrics.f1_scores(counts)[..., 0],
+    "challenge score": metrics.challenge_score,
+    "AF recall": metrics.recall,
+}
+Seeds = dict[str, dict[str, dict[int, float]]]  # defence -> title of a measure -> seed -> value
+
+
+class Claim(NamedTuple):
+    """A difference to test, `after` − `before`, each a run and a condition; measure : of OF_COUNTS."""
+
+    before: tuple[str, str]
+    after: tuple[str, str]
+    measure: str
+
+    def __str__(self) -> str:
+        (before, condition), (after, other) = self.before, self.after
+        if before == after:
+            return f"{before}: {CONDITIONS[other]} − {CONDITIONS[condition]}"
+        return f"{after} − {before}, {CONDITIONS[condition]}"
+
+    def verdict(self, difference: float, p: float) -> str:
+        """What a difference with this adjusted p says."""
+        if p >= 0.05:
+            return "no difference shown"
+        clean = "clean " if self.before[1] == self.after[1] == "clean" else ""
+        return f"{'raises' if difference > 0 else 'reduces'} {clean}{self.measure}"
+
+
+CLAIMS = [
+    Claim((before, "clean"), (after, "clean"), measure)
+    for before, after, measure in (
+        ("baseline-as-published", "original-baseline", "AF F1"),  # the leak
+        ("baseline-as-published", "original-baseline", "challenge score"),
+        ("baseline", "adaptive", "AF F1"),
+        ("baseline", "adaptive-as-published", "AF F1"),
+        ("original-baseline", "original-adaptive", "AF F1"),
+    )
+]
+CLAIMS += [
+    Claim((run, "transferred"), (run, "pgd20"), "AF recall")
+    for run in ("static", "original-static")
+]
+
+
+def measure(report: Report, condition: str, name: str) -> Estimate | None:
+    """A measure under a condition, as `MEASURES` names them; None if it was not computed."""
+    if condition not in report.conditions:
+        return None
+    found = report.conditions[condition]
+    if name == "noise_false_positive_rate":
+        return report.rate(condition, "N", "A")
+    if name in ("robust_recall", "attack_success_rate"):
+        return getattr(found, name)
+    kind, _, symbol = name.partition("_")
+    return found.scores[name] if name in found.scores else found.scores[kind][symbol]
+
+
+def by_run(results: Mapping[str, RunResult], split: str) -> dict[str, dict[str, Estimate]]:
+    """run -> title of `MEASURES` -> estimate, of the runs that were evaluated on a split."""
+    return {
+        name: {
+            title: measure(result.reports[split], *which) or NO_ESTIMATE
+            for title, which in MEASURES.items()
+        }
+        for name, result in results.items()
+        if split in result.reports
+    }
+
+
+def results_table(results: Mapping[str, RunResult], split: str) -> pd.DataFrame:
+    """Every run that was evaluated on a split: clean, under attacks, under noise."""
+    return table_of(by_run(results, split), "run", cell=with_interval)
+
+
+def original_table(results: Mapping[str, RunResult], split: str = "validation") -> pd.DataFrame:
+    """AF F1 as the original published it, beside ours with its leak and without."""
+
+    def ours(run: str, condition: str) -> str:
+        report = results[run].reports.get(split) if run in results else None
+        return with_interval(measure(report, condition, "f1_A") if report else None)
+
+    rows = {
+        (model, CONDITIONS[condition]): {
+            "published": published,
+            "here, protocol original": ours(f"original-{model}", condition),
+            "here, protocol leakfree": ours(model, condition),
+        }
+        for (model, condition), published in ORIGINAL.items()
+    }
+    return table_of(rows, "model", "AF F1")
+
+
+def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """Scores of one model, as on its card: a column for each split."""
+    classes = next(iter(reports.values())).classes
+    chosen = {f"{class_name(symbol)} F1": ("clean", f"f1_{symbol}") for symbol in classes}
+    chosen |= MEASURES | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
+    heads = {
+        split: f"{split} ({r.about.recordings} recordings, {r.about.class_counts['A']} AF)"
+        for split, r in reports.items()
+    }
+    rows = {
+        title: {heads[split]: measure(r, *which) for split, r in reports.items()}
+        for title, which in chosen.items()
+    }
+    return table_of(rows, "score", cell=with_interval)
+
+
+def claims_table(
+    results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS
+) -> pd.DataFrame:
+    """Claims as paired differences on the same recordings, with bootstrap intervals; p adjusted by Holm.
+
+    Claims on runs that were not evaluated on this split are left out. So are, on the test fold, those on runs of
+    protocol "original", which were trained on it.
+    """
+    reports = {
+        name: result.reports[split]
+        for name, result in results.items()
+        if split in result.reports and not (split == "test" and result.protocol == "original")
+    }
+    found = {}
+    for claim in claims:
+        sides = (claim.before, claim.after)
+        if all(run in reports and key in reports[run].conditions for run, key in sides):
+            predicted = (reports[run].predicted(condition) for run, condition in sides)
+            y, of_counts = reports[claim.before[0]].y, OF_COUNTS[claim.measure]
+            found[claim] = metrics.compare_scores(y, *predicted, of_counts)
+    adjusted = metrics.holm(np.array([one["p"] for one in found.values()]))
+    rows = {}
+    for (claim, one), holm in zip(found.items(), adjusted, strict=True):
+        at_floor = one["p"] <= 2 / metrics.BOOTSTRAPS
+        rows[str(claim), claim.measure] = {
+            "difference": as_difference(one),
+            "p": as_p(one["p"], at_floor),
+            "p, Holm": as_p(holm, at_floor),
+            "verdict": claim.verdict(one["value"], holm),
+        }
+    return table_of(rows, "comparison", "measure")
+
+
+def seeds(table: pd.DataFrame, split: str) -> Seeds:
+    """Values by seed of each defence that was trained with several seeds, without the leak.
+
+    Runs that differ in more than their seed do not count. table : of `ci/sweep.py`.
+    """
+    leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
+    same = [c for c in ("defence", "start", "epochs", "changes") if c in table]
+    found: Seeds = {}
+    for (defence, *_), runs in leakfree.groupby(same, sort=False, dropna=False):
+        if runs["seed"].nunique() > 1:
+            chosen = {
+                title: runs[(runs["condition"] == condition) & (runs["measure"] == name)]
+                for title, (condition, name) in MEASURES.items()
+            }
+            found[defence] = {
+                title: rows.set_index("seed")["value"].astype(float).to_dict()
+                for title, rows in chosen.items()
+                if len(rows)
+            }
+    return found
+
+
+def seeds_table(found: Seeds) -> pd.DataFrame:
+    """Every seed's value, their mean and standard deviation."""
+    rows = {
+        (defence, title): {f"seed {seed}": value for seed, value in values.items()}
+        | {"mean": np.mean(list(values.values())), "SD": np.std(list(values.values()), ddof=1)}
+        for defence, measures in found.items()
+        for title, values in measures.items()
+    }
+    return table_of(rows, "defence", "measure", cell="{:.2f}".format)
+
+
+def ablation_table(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
+    """What was tried for the baseline, on the dev fold: a row for each change of a setting.
+
+    table : of `ci/sweep.py`; its runs without changes, of one seed or several, are the reference; config :
+    the shipped baseline's settings, which tell whether a change was adopted.
+    """
+    dev = table[table["split"] == "dev"]
+    scores = dev.pivot(index="run", columns="measure", values="value").astype(float)
+    texts = dev.drop_duplicates("run").set_index("run")["changes"].fillna("")
+    reference = texts.index[texts == ""]
+    mean = scores["challenge_score"][reference].mean()
+    names = {run: f"reference, run {i}" for i, run in enumerate(reference, 1)}
+    rows = {
+        name: {
+            "challenge score": f"{scores['challenge_score'][run]:.3f}",
+            "difference": f"{scores['challenge_score'][run] - mean:+.3f}",
+            "AF F1": f"{scores['f1_A'][run]:.2f}",
+            "adopted": "yes" if _is_adopted(texts[run], config) else "no",
+        }
+        for run, name in (names | texts[texts != ""].to_dict()).items()
+    }
+    return table_of(rows, "change")
+
+
+def _is_adopted(text: str, config: Mapping[str, Any]) -> bool:
+    try:
+        return all(config[name] == value for name, value in overrides(text).items())
+    except EcgnbError:  # a setting that training no longer has
+        return False

@@ -1,0 +1,100 @@
+"""What a training run leaves: its settings, its selected epoch, its weights and its reports, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation.schema import Report, as_json, from_json
+from ecgnb.files import array_digest, write_json
+
+SCHEMA = 1  # raise when a field changes its name or meaning
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A training run.
+
+    config : settings of `TrainingConfig`, and "recordings": what it was trained on, as text
+    selected, last : rows of the training history, at the selected and at the last epoch
+    weights : of the selected epoch, to tell models apart: "sha256", and "norms" of all arrays, whose last digits
+        may differ between processors
+    reports : split -> `Report`
+    """
+
+    name: str
+    config: dict[str, Any]
+    selected: dict[str, float]
+    last: dict[str, float]
+    weights: dict[str, Any]
+    reports: dict[str, Report]
+    schema: int = SCHEMA
+
+    @property
+    def protocol(self) -> str:
+        """ "original" if the validation recordings are among those that it was trained on, else "leakfree"."""
+        return "original" if "protocol original" in self.config["recordings"] else "leakfree"
+
+
+def run_result(
+    name: str,
+    config: dict[str, Any],
+    history: pd.DataFrame,
+    weights: Sequence[np.ndarray],
+    reports: dict[str, Report],
+) -> RunResult:
+    """The result of a run from its training history (a row for each epoch) and its model's weights."""
+    epochs = best_and_last(history)
+    return RunResult(
+        name,
+        config,
+        selected=epochs["last" if config["select"] == "last" else "best"].to_dict(),
+        last=epochs["last"].to_dict(),
+        weights={
+            "sha256": array_digest(*weights),
+            "norms": [float(np.linalg.norm(array)) for array in weights],
+        },
+        reports=reports,
+    )
+
+
+def best_and_last(history: pd.DataFrame) -> pd.DataFrame:
+    """A training history's columns as rows: at the epoch with the best criterion, and at the last.
+
+    A robust score that is lower in the last is robust overfitting (Rice et al. 2020, arXiv 2002.11569).
+    """
+    is_best = history["criterion"] == history["criterion"].max()
+    # Of equals training selects the later one.
+    return pd.DataFrame({"best": history[is_best].iloc[-1], "last": history.iloc[-1]})
+
+
+def write_run(path: Path, result: RunResult) -> None:
+    """Write a result as JSON, its reports without examples."""
+    reports = {split: as_json(report) for split, report in result.reports.items()}
+    fields = {name: value for name, value in vars(result).items() if name != "schema"}
+    write_json(path, {"schema": result.schema} | fields | {"reports": reports})
+
+
+def read_run(path: Path) -> RunResult:
+    """A result from its JSON; an error that names the file if it cannot be read."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.get("schema") != SCHEMA:
+            raise ValueError(f"schema {stored.get('schema')}, expected {SCHEMA}")
+        reports = {split: from_json(report) for split, report in stored["reports"].items()}
+        return RunResult(**stored | {"reports": reports})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "notebook 5 makes it, or ci/sweep.py"
+        raise EcgnbError(f"{path}: cannot be read as a run's result ({error}); {remedy}") from error
+
+
+def read_runs(folder: Path, names: Sequence[str]) -> dict[str, RunResult]:
+    """name -> result of runs, from the JSON files of a folder."""
+    return {name: read_run(folder / f"{name}.json") for name in names}

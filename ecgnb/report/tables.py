@@ -1,0 +1,427 @@
+"""Tables of evaluations: each a function of a `Report`, or of several, that returns a DataFrame of short texts.
+
+"—" is what was not computed. `markdown` writes any table for a page; `side_by_side` puts models beside each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgnb import metrics
+from ecgnb.attacks.noise import NOISE_BASELINES
+from ecgnb.attacks.threats import Threat
+from ecgnb.constants import CLASS_NAMES
+from ecgnb.evaluation.schema import Condition, Report
+from ecgnb.metrics import Estimate
+from ecgnb.models.classifier import softmax
+
+MISSING = "—"
+NO_ESTIMATE: Estimate = {"value": None, "ci95": [None, None]}
+ATTACKED = ("attack", "transfer", "worst_case")  # kinds of conditions
+TRANSFORMATIONS = {"standardised": "standardised again", "filtered": "filtered to 0.5–40 Hz"}
+SIGNALS = {  # those measures of `signals.measures` that a table has room for
+    "rms_uv": "RMS, µV",
+    "snr_db": "SNR, dB",
+    "total_variation_ratio": "total variation, ratio",
+    "power_within_band": "share of its power in 0.5–40 Hz",
+    "power_above_band": "above 40 Hz",
+    "r_peak_f1": "R-peak F1",
+    "mean_rr_change_ms": "change in mean RR, ms",
+    "rmssd_change_ms": "in RMSSD, ms",
+}
+
+
+def with_interval(estimate: Estimate | None) -> str:
+    """ "0.94 [0.83, 0.98]": a value and its 95 % interval."""
+    if not estimate or estimate["value"] is None:
+        return MISSING
+    return "{:.2f} [{:.2f}, {:.2f}]".format(estimate["value"], *estimate["ci95"])
+
+
+def with_counts(estimate: Estimate | None) -> str:
+    """As `with_interval`, with the counts of a share: "0.94 [0.83, 0.98] (44 of 47)"."""
+    counts = f" ({estimate['count']} of {estimate['n']})" if estimate and estimate.get("n") else ""
+    return with_interval(estimate) + counts
+
+
+def as_difference(estimate: Estimate) -> str:
+    """ "-0.09 [-0.15, -0.04]": a difference and its 95 % interval."""
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(estimate["value"], *estimate["ci95"])
+
+
+def as_p(p: float, at_floor: bool = False) -> str:
+    """A p value; at_floor : a bootstrap cannot show a smaller one."""
+    return f"{'≤ ' if at_floor else ''}{p:.2g}"
+
+
+def as_prediction(logits: np.ndarray, classes: tuple[str, ...]) -> str:
+    """ "predicted as N, 97 %", from logits (classes,)."""
+    probabilities = softmax(logits[None])[0]
+    return f"predicted as {classes[probabilities.argmax()]}, {100 * probabilities.max():.0f} %"
+
+
+def table_of(
+    rows: Mapping[Any, Mapping[str, Any]], *names: str, cell: Callable[[Any], str] = str
+) -> pd.DataFrame:
+    """A table from its rows, whose index has these names; cell : how a value is written."""
+    table = pd.DataFrame({k: {c: cell(v) for c, v in row.items()} for k, row in rows.items()}).T
+    return table.rename_axis(list(names)).fillna(MISSING) if rows else table
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown. Its index comes first if it has a name."""
+    if any(table.index.names):
+        table = table.reset_index()
+    rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def side_by_side(
+    make: Callable[[Report], Mapping[Any, Any]],
+    reports: Mapping[str, Report],
+    column: str | None = None,
+) -> pd.DataFrame:
+    """Models as columns: `headline` or the like for each, or one column of a table."""
+    made = {name: make(report) for name, report in reports.items()}
+    columns = {name: dict(one[column] if column else one) for name, one in made.items()}
+    rows: list[Hashable] = list(dict.fromkeys(row for one in columns.values() for row in one))
+    return pd.DataFrame(columns, index=rows).fillna(MISSING)
+
+
+# ---- one evaluation ----
+
+
+def class_name(symbol: str) -> str:
+    """A class in words, "AF" for "A"; its symbol if it has none."""
+    return CLASS_NAMES.get(symbol, symbol)
+
+
+def description(report: Report) -> str:
+    """Which recordings, whose labels, which suite, in one line."""
+    about, attacked = report.about, report.threat["attack_class"]
+    counted = f", {about.class_counts[attacked]} {class_name(attacked)}" if attacked else ""
+    return (
+        f"{about.data}, {about.split}: {about.recordings} recordings{counted}; labels {about.labels}, "
+        f"protocol {about.protocol}, seed {about.seed}, suite {about.suite}"
+    )
+
+
+def recall(report: Report, key: str) -> Estimate | None:
+    """Recall of the attacked class under a condition, or accuracy if all classes are attacked."""
+    if key not in report.conditions:
+        return None
+    scores, attacked = report.conditions[key].scores, report.threat["attack_class"]
+    return scores["recall"][attacked] if attacked else scores["accuracy"]
+
+
+def robust_recall(report: Report, key: str) -> Estimate | None:
+    """Robust recall under a condition."""
+    return report.conditions[key].robust_recall if key in report.conditions else None
+
+
+def false_positive_rate(report: Report, key: str) -> Estimate | None:
+    """Share of the target class predicted as the attacked class, normal as AF: clean, or under noise."""
+    attacked, target = report.threat["attack_class"], report.threat["target"]
+    if key not in report.conditions or not (attacked and target):
+        return None
+    return report.rate(key, target, attacked)
+
+
+def under_study_threat(report: Report, *kinds: str) -> dict[str, Condition]:
+    """The conditions of some kinds whose threat model is that of the report."""
+    return {key: c for key, c in report.of_kind(*kinds).items() if c.threat == report.threat}
+
+
+def noise_on_all(report: Report) -> dict[str, Condition]:
+    """Noise baselines on every recording, without those at the attack's RMS, which are on the attacked class."""
+    return {key: c for key, c in report.of_kind("noise").items() if key in NOISE_BASELINES}
+
+
+def answer(report: Report) -> str:
+    """How robust the model is, in two or three sentences of counts."""
+    attacked, target = report.threat["attack_class"], report.threat["target"]
+    worst = "worst_case" in report.conditions
+    tried = f"all {len(under_study_threat(report, 'attack'))} attacks" if worst else "PGD-20"
+    aim = f" that aim at {class_name(target)}" if target and worst else ""
+    ends = {
+        f"{class_name(attacked)} recordings are classified correctly.".strip(): recall(
+            report, "clean"
+        ),
+        f"withstand {tried}{aim}.": robust_recall(report, "worst_case" if worst else "pgd20"),
+        "withstand attackers who accept any wrong class.": robust_recall(report, "untargeted"),
+    }
+    return " ".join(f"{e['count']} of {e['n']} {end}" for end, e in ends.items() if e)
+
+
+def headline(report: Report) -> dict[str, str]:
+    """The answer in lines of at most 100 columns; what was not computed is left out."""
+    conditions, name = report.conditions, class_name(report.threat["attack_class"])
+    everyone = next((k for k in ("all_classes", "pgd20_all_classes") if k in conditions), None)
+    tried = len(under_study_threat(report, "attack"))
+    false_positive = f"{class_name(report.threat['target'])} predicted as {name}"
+    estimates = {
+        f"{name} recall, clean" if name else "accuracy, clean": recall(report, "clean"),
+        "robust recall, PGD-20": robust_recall(report, "pgd20"),
+        f"robust recall, worst of {tried} attacks": robust_recall(report, "worst_case"),
+        "robust recall, untargeted": robust_recall(report, "untargeted"),
+        "accuracy, every class attacked": everyone and conditions[everyone].scores["accuracy"],
+        f"{false_positive}, clean": false_positive_rate(report, "clean"),
+        f"{false_positive}, random ±ε": false_positive_rate(report, "random_sign"),
+    }
+    lines = {text: with_counts(estimate) for text, estimate in estimates.items() if estimate}
+    if report.minimal_epsilon:
+        lines["minimal ε, median, µV"] = minimal_epsilon(report)["minimal ε, median, µV"]
+    if report.certification:
+        largest = report.certification["largest_radius_linf"]
+        lines["largest certified ε, z-units"] = f"{largest:.3f}"
+    if report.checks:
+        failed = sum(check.verdict == "fail" for check in report.checks)
+        lines["checks that fail"] = f"{failed} of {len(report.checks)}"
+    return lines
+
+
+def robust_recalls(report: Report) -> dict[str, Estimate]:
+    """Title -> robust recall: clean, under each attack, in the worst case, under each noise baseline."""
+    chosen = under_study_threat(report, *ATTACKED) | noise_on_all(report)
+    clean = {"clean": recall(report, "clean") or NO_ESTIMATE}
+    return clean | {c.title: c.robust_recall or NO_ESTIMATE for c in chosen.values()}
+
+
+def attack_table(report: Report) -> pd.DataFrame:
+    """A row for each attack under the study's threat model, the worst case, and each noise baseline.
+
+    The worst case has no recall: which attack is a recording's worst depends on the goal.
+    """
+    name = f"{class_name(report.threat['attack_class'])} recall".strip()
+    chosen = under_study_threat(report, *ATTACKED) | report.of_kind("noise")
+    rows = {
+        key: {
+            name: MISSING if c.kind == "worst_case" else with_interval(recall(report, key)),
+            "robust recall": with_counts(c.robust_recall),
+            "attack success rate": with_counts(c.attack_success_rate),
+            "queries, median": MISSING if c.median_queries is None else f"{c.median_queries:g}",
+        }
+        for key, c in chosen.items()
+    }
+    return table_of(rows, "attack or noise").rename(lambda key: _title(report, key))
+
+
+def false_positive_table(report: Report) -> pd.DataFrame:
+    """Normal recordings predicted as AF: clean, and under each noise baseline.
+
+    A model that predicts AF for whatever is perturbed has a high recall under attack and is not robust.
+    """
+    attacked, target = (class_name(report.threat[key]) for key in ("attack_class", "target"))
+    rows = {
+        c.title: {f"{target} predicted as {attacked}": false_positive_rate(report, key)}
+        for key, c in (report.of_kind("clean") | noise_on_all(report)).items()
+    }
+    return table_of(rows, "recordings", cell=with_counts)
+
+
+def threat_table(report: Report) -> pd.DataFrame:
+    """A row for each other threat model: what attacks leave of the recordings that it is about."""
+    rows = {
+        key: {
+            "threat model": str(Threat(**c.threat)),
+            "robust recall": with_counts(c.robust_recall),
+            "attack success rate": with_counts(c.attack_success_rate),
+        }
+        for key, c in report.of_kind(*ATTACKED).items()
+        if c.threat and c.threat != report.threat
+    }
+    return table_of(rows, "attacker").rename(lambda key: _title(report, key))
+
+
+def class_table(report: Report) -> pd.DataFrame:
+    """Recall of every class: clean, and where recordings of every class are attacked."""
+    attacks = report.of_kind(*ATTACKED).values()
+    chosen = [
+        report.conditions["clean"],
+        *(c for c in attacks if c.threat and not c.threat["attack_class"]),
+    ]
+    rows = {
+        class_name(symbol): {c.title: c.scores["recall"][symbol] for c in chosen}
+        for symbol in report.classes
+    }
+    return table_of(rows, "recall of", cell=with_counts)
+
+
+def preprocessing_table(report: Report) -> pd.DataFrame:
+    """Recall of the attacked class behind each input transformation, a row for each attack."""
+    titles = {"clean": "clean", "pgd_aware": "PGD, aware of the transformation"}
+    rows: dict[str, dict[str, Estimate]] = {}
+    for name, found in report.preprocessing.items():
+        for key, estimate in found.items():
+            row = titles.get(key) or f"{_title(report, key)}, unaware of it"
+            rows.setdefault(row, {})[TRANSFORMATIONS.get(name, name)] = estimate
+    return table_of(rows, "attack", cell=with_counts)
+
+
+def minimal_epsilon(report: Report) -> dict[str, str]:
+    """The minimal ε of the median recording, and the area under the robustness curve; "> 1": above the search limit."""
+
+    def median(unit: str, limit: float, digits: int) -> str:
+        estimate = report.minimal_epsilon[unit]["median"]
+        numbers = (estimate["value"], *estimate["ci95"])
+        texts = (f"> {limit:g}" if v is None else f"{v:.{digits}f}" for v in numbers)
+        return "{} [{}, {}]".format(*texts)
+
+    limit, limit_uv = report.curves["attack"]["epsilon"][-1], report.curve_uv["epsilon"][-1]
+    return {
+        "minimal ε, median, z-units": median("z", limit, 2),
+        "minimal ε, median, µV": median("uv", limit_uv, 0),
+        f"area under the curve to ε {limit:g}": with_interval(report.minimal_epsilon["z"]["area"]),
+    }
+
+
+def certification(report: Report) -> dict[str, str]:
+    """What randomized smoothing certifies, beside what the study's ε would need."""
+    found = report.certification
+    sigma, needed = found["sigma"], found["l2_radius_of_study_epsilon"]
+    return {
+        f"recall of the smoothed model, noise of SD {sigma:g} z": with_counts(
+            found["smoothed_recall"]
+        ),
+        "largest certified radius, L2, z-units": f"{found['largest_radius_l2']:.2f}",
+        "the same as ε in L∞, z-units": f"{found['largest_radius_linf']:.4f}",
+        f"L2 radius that ε {report.threat['epsilon']:g} needs, z-units": f"{needed:.1f}",
+    }
+
+
+def signal_table(report: Report) -> pd.DataFrame:
+    """A row for each attack and noise baseline: medians of what it does to the signal."""
+    rows = {
+        _title(report, key): {title: found.get(name) for name, title in SIGNALS.items()}
+        for key, found in report.signals.items()
+    }
+
+    def median(spread: dict[str, float] | None) -> str:
+        return f"{spread['median']:.3g}" if spread and spread["median"] is not None else MISSING
+
+    return table_of(rows, "perturbation", cell=median)
+
+
+def check_verdicts(report: Report) -> dict[str, str]:
+    """The verdict of each check, with the evidence if it is no pass."""
+    return {
+        check.title: "pass" if check.verdict == "pass" else f"{check.verdict}: {check.evidence}"
+        for check in report.checks
+    }
+
+
+def recording_table(report: Report) -> pd.DataFrame:
+    """A row for each recording of the attacked class: its prediction, its minimal ε, its strongest attack."""
+    clean = dict(zip(report.records, report.conditions["clean"].predictions, strict=True))
+    above = "above the search limit"
+    rows = {
+        found["record"]: {
+            "predicted when clean": class_name(clean[found["record"]]),
+            "minimal ε, z-units": above
+            if (z := found["minimal_epsilon_z"]) is None
+            else f"{z:.3f}",
+            "minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}",
+            "strongest attack": _title(report, found["worst_attack"]),
+        }
+        for found in report.attacked
+    }
+    return table_of(rows, "recording")
+
+
+def demo_sentence(report: Report) -> str:
+    """How the shipped baseline does on the synthetic set, clean and attacked."""
+    scores = report.conditions["clean"].scores
+    clean = {f"F1 {symbol}": estimate for symbol, estimate in scores["f1"].items()}
+    clean["challenge score"] = scores["challenge_score"]
+    reached = ", ".join(f"{title} {with_interval(estimate)}" for title, estimate in clean.items())
+    before, after = (with_interval(recall(report, key)) for key in ("clean", "pgd20"))
+    return (
+        f"On the {report.about.recordings} {report.about.split} recordings of the DEMO (SYNTHETIC) set the "
+        f"shipped baseline, which never saw it, reaches {reached}. Under targeted PGD-20 its AF recall goes from "
+        f"{before} to {after}."
+    )
+
+
+# ---- several models ----
+
+
+def findings_table(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """The finding: what is left of AF recall as attacks get stronger, and then may end in any wrong class."""
+    tried = max(len(under_study_threat(report, "attack")) for report in reports.values())
+    rows = {
+        name: {
+            "AF recall, clean": recall(report, "clean"),
+            "robust recall: PGD-20": robust_recall(report, "pgd20"),
+            f"worst of {tried} attacks": robust_recall(report, "worst_case"),
+            "any wrong class": robust_recall(report, "untargeted"),
+            "normal as AF, noise": false_positive_rate(report, "random_sign"),
+        }
+        for name, report in reports.items()
+    }
+    return table_of(rows, "model", cell=with_interval)
+
+
+def summary_table(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """The models of a reproduced study, in 100 columns of a terminal."""
+    rows = {}
+    for name, report in reports.items():
+        attacked = report.conditions.get("pgd20")
+        rows[name] = {
+            "AF F1, clean": report.conditions["clean"].scores["f1"]["A"],
+            "robust recall": attacked and attacked.robust_recall,
+            "ASR": attacked and attacked.attack_success_rate,
+            "normal as AF, noise": false_positive_rate(report, "random_sign"),
+        }
+    return table_of(rows, "model", cell=with_interval)
+
+
+def transfer_table(success: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
+    """Attack success rate of examples crafted on one model (rows) and evaluated on another (columns)."""
+    return table_of(success, "crafted on", cell=with_counts)
+
+
+def paired_table(reports: Mapping[str, Report], attack: str = "pgd20") -> pd.DataFrame:
+    """Every two models on the same recordings of the attacked class: McNemar's exact test.
+
+    Differences have paired bootstrap intervals. p is given as it is, and adjusted by Holm for all tests of the table.
+    """
+    flags = {name: _flags(report, attack) for name, report in reports.items()}
+    found = {
+        (f"{b} − {a}", what): metrics.compare_rates(flags[a][what], flags[b][what])
+        for a, b in combinations(flags, 2)
+        for what in flags[a]
+        if what in flags[b]
+    }
+    adjusted = metrics.holm(np.array([one["p"] for one in found.values()]))
+    rows = {
+        key: {
+            "difference": as_difference(one),
+            "only one model": f"{one['only_b']} against {one['only_a']}",
+            "p": as_p(one["p"]),
+            "p, Holm": as_p(holm),
+        }
+        for (key, one), holm in zip(found.items(), adjusted, strict=True)
+    }
+    return table_of(rows, "models", "share of recordings")
+
+
+def _flags(report: Report, attack: str) -> dict[str, np.ndarray]:
+    """(n,) bool of every attacked recording: correctly classified when clean, and robust."""
+    attacked = report.threat["attack_class"]
+    rows = report.y == report.classes.index(attacked) if attacked else slice(None)
+    correct = report.predicted("clean") == report.y
+    robust = {
+        f"robust, {_title(report, key)}": (correct & ~report.successes(key))[rows]
+        for key in (attack, "worst_case")
+        if key in report.conditions
+    }
+    return {"correctly classified, clean": correct[rows]} | robust
+
+
+def _title(report: Report, key: str) -> str:
+    return report.conditions[key].title if key in report.conditions else key

@@ -1,0 +1,199 @@
+"""Training the baseline and the defences, by one loop that can be killed and resumed at any time.
+
+All randomness of epoch k is derived from (seed, k) alone, so an interrupted run that goes on from its last
+checkpoint ends with the same weights as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ecgnb.data.dataset import Dataset, class_weights
+from ecgnb.errors import EcgnbError
+from ecgnb.files import write_atomically
+from ecgnb.models import network
+from ecgnb.models.devices import distribution
+from ecgnb.models.files import load_model, save_model
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.training.configuration import TrainingConfig
+from ecgnb.training.defences import BY_NAME, Defence
+from ecgnb.training.selection import dev_scores, first_of_each_class, robust_scores
+from ecgnb.training.step import (
+    StepBar,
+    fit_function,
+    recompute_statistics,
+    seed_dropout,
+    synchronise_batch_norm,
+)
+
+ATTACKED_PER_CLASS = 40  # recordings of dev of each class; more would cost more than an epoch
+STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
+
+
+def train(
+    config: TrainingConfig,
+    train_set: Dataset,
+    dev_set: Dataset,
+    folder: Path,
+    start: keras.Model | None = None,
+    resume: bool = True,
+) -> tuple[keras.Model, pd.DataFrame]:
+    """Train by `config`; returns the selected model (float32, logits) and the history, a row an epoch.
+
+    start : the model a defence starts from (the baseline); folder : for the checkpoint, selected.keras,
+    history.csv and config.json; resume : go on from a checkpoint found there, else start anew.
+    """
+    if config.defence != "baseline" and start is None:
+        raise EcgnbError(f"{config.defence} training starts from a model; give the baseline")
+    folder.mkdir(parents=True, exist_ok=True)
+    model, history = open_run(config, train_set, folder, start, resume)
+    classifier = KerasClassifier(
+        model, config.batch_size, classes=train_set.classes, fs=train_set.fs
+    )
+    defence = BY_NAME[config.defence](config, train_set, classifier, start)
+    fit = fit_function(model, config.batch_size, defence.copies)
+    subset = first_of_each_class(dev_set, ATTACKED_PER_CLASS)
+    began, epochs_before = time.monotonic(), len(history)
+
+    for epoch in range(epochs_before, config.epochs):
+        rng = np.random.default_rng([config.seed, epoch])
+        seed_dropout(model, config.seed, epoch)
+        loss, trained_on = run_epoch(fit, defence, rng, f"epoch {epoch + 1}/{config.epochs}")
+        if config.statistics == "recomputed":
+            recompute_statistics(model, trained_on, config.batch_size)
+        row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set)
+        if config.defence != "baseline":
+            row |= robust_scores(classifier, dev_set, subset, config)
+            row |= defence.own_scores(subset, history, row)
+        row["criterion"] = defence.criterion(row)
+        history.append(row)
+        if config.select == "last" or row["criterion"] == max(r["criterion"] for r in history):
+            save_model(model, folder / "selected.keras")
+        _save_epoch(model, history, folder)
+        seconds_an_epoch = (time.monotonic() - began) / (len(history) - epochs_before)
+        _print_epoch(row, config.epochs, seconds_an_epoch * (config.epochs - len(history)))
+
+    return load_model(folder / "selected.keras"), pd.DataFrame(history)
+
+
+def open_run(
+    config: TrainingConfig,
+    train_set: Dataset,
+    folder: Path,
+    start: keras.Model | None,
+    resume: bool,
+) -> tuple[keras.Model, list[dict]]:
+    """The compiled model and the history so far: from the folder's checkpoint, or fresh."""
+    settings = dataclasses.asdict(config) | {
+        "recordings": f"{train_set.title}, protocol {train_set.protocol}, {len(train_set)} recordings"
+    }
+    checkpoints = sorted(folder.glob("checkpoint-*.keras"))
+    if resume and checkpoints:
+        _check_settings(settings, folder)
+        with distribution():
+            model = keras.models.load_model(checkpoints[-1], safe_mode=True)
+            synchronise_batch_norm(model)
+        epoch = int(checkpoints[-1].stem.split("-")[1])
+        # The history is written before the checkpoint, so a kill between the two leaves a row too many.
+        history = pd.read_csv(folder / "history.csv")[:epoch].to_dict("records")
+        tqdm.write(f"{folder}: going on after epoch {epoch} of {config.epochs}")
+        return model, history
+    for old in checkpoints:
+        old.unlink()
+    keras.utils.set_random_seed(config.seed)
+    with distribution():
+        model = network.build(config.dropout, config.precision)
+        if start is not None:
+            model.set_weights(start.get_weights())
+        model.compile(
+            optimizer=_optimizer(config, len(train_set)),
+            loss=BY_NAME[config.defence].loss(config),
+            jit_compile=keras.backend.backend() == "jax",
+        )
+        synchronise_batch_norm(model)
+    text = json.dumps(settings, indent=1)
+    write_atomically(folder / "config.json", lambda path: path.write_text(text))
+    return model, []
+
+
+def run_epoch(
+    fit: Callable[..., float], defence: Defence, rng: np.random.Generator, text: str
+) -> tuple[float, np.ndarray]:
+    """Train for an epoch; returns its mean loss, and the first rows of its input, for batch-norm statistics."""
+    config, train_set = defence.config, defence.train_set
+    one_hot = np.eye(len(train_set.classes), dtype=np.float32)
+    drawn = defence.draw(rng)
+    weights = class_weights(train_set.y[drawn], config.class_power)
+    step_bar = StepBar(text, math.ceil(len(drawn) / config.batch_size))
+    losses: list[float] = []
+    sizes: list[int] = []
+    first_rows: list[np.ndarray] = []
+    for x, y in defence.chunks(drawn, rng):
+        losses.append(fit(x, one_hot[y], weights[y], step_bar))
+        first_rows.append(x[: max(0, STATISTICS_RECORDINGS - sum(sizes))])
+        sizes.append(len(y))
+    step_bar.close()
+    return float(np.dot(losses, np.divide(sizes, sum(sizes)))), np.concatenate(first_rows)
+
+
+def _check_settings(settings: dict, folder: Path) -> None:
+    """Raise EcgnbError if the checkpoint in `folder` was made with other settings."""
+    # A setting that came after the run began had its default.
+    stored = {setting.name: setting.default for setting in dataclasses.fields(TrainingConfig)}
+    stored |= json.loads((folder / "config.json").read_text())
+    changed = [key for key, value in settings.items() if stored.get(key) != value]
+    if changed:
+        raise EcgnbError(
+            f"{folder}: its checkpoint was made with other settings ({', '.join(changed)}); "
+            "use RESUME=False to start anew, or another folder"
+        )
+
+
+def _optimizer(config: TrainingConfig, recordings: int) -> keras.optimizers.Optimizer:
+    """AdamW (Adam when weight_decay is 0); the cosine runs over all steps of the run."""
+    rate = config.learning_rate
+    if config.cosine:
+        steps = config.epochs * math.ceil(recordings / config.batch_size)
+        warm_up = max(1, steps // 20)
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate / 10, steps - warm_up, warmup_target=rate, warmup_steps=warm_up
+        )
+    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+
+
+def _save_epoch(model: keras.Model, history: list[dict], folder: Path) -> None:
+    """Save the history, then the checkpoint, each atomically."""
+    table = pd.DataFrame(history)
+    write_atomically(folder / "history.csv", lambda path: table.to_csv(path, index=False))
+    checkpoint = folder / f"checkpoint-{len(history):04d}.keras"
+    write_atomically(checkpoint, model.save)
+    for old in folder.glob("checkpoint-*.keras"):
+        if old != checkpoint:
+            old.unlink()
+
+
+PRINTED = {  # column of the history -> its short name in the line of an epoch
+    "loss": "loss",
+    "dev_challenge_score": "dev score",
+    "dev_f1_A": "AF F1",
+    "dev_recall_A": "AF recall",
+    "dev_robust_recall_A": "robust AF recall",
+    "dev_robust_challenge_score": "robust score",
+    "dev_noise_false_positive_rate": "N as AF in noise",
+}
+
+
+def _print_epoch(row: dict, epochs: int, seconds_left: float) -> None:
+    scores = [f"{short} {row[column]:.3f}" for column, short in PRINTED.items() if column in row]
+    parts = [f"epoch {row['epoch']:3d}/{epochs}", *scores, f"{seconds_left / 60:.0f} min left"]
+    tqdm.write("  ".join(parts))

@@ -1,0 +1,141 @@
+"""One pass of training over some recordings, on one device or several, and the batch-norm statistics after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+from tqdm import tqdm
+
+from ecgnb.models.devices import assign_each, own_rows, replicas
+from ecgnb.progress import bar
+
+
+class StepBar(keras.callbacks.Callback):
+    """A progress bar over the steps of one epoch, which appears when training begins."""
+
+    def __init__(self, text: str, steps: int):
+        super().__init__()
+        self.text, self.steps = text, steps
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, logs=None):
+        if self.bar is None:
+            self.bar = bar(self.text, total=self.steps, unit="step")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def fit_function(model: keras.Model, batch_size: int, copies: int) -> Callable[..., float]:
+    """(x, y, weights, StepBar) -> mean loss: trains once on some rows, in their order, on all devices.
+
+    x : (k, samples, leads); y : (k, classes), one-hot; weights : (k,), all float32; batch_size : recordings
+    a step; copies : rows of a recording, see `Defence.copies`.
+    """
+    size = batch_size * copies
+
+    def fit(x, y, weights, step_bar):
+        settings = dict(batch_size=size, shuffle=False, verbose=0, callbacks=[step_bar])
+        return model.fit(x, y, sample_weight=weights, **settings).history["loss"][-1]
+
+    if replicas(model) == 1:
+        return fit
+    step = training_step(model, copies)
+
+    def fit_on_all(x, y, weights, step_bar):
+        step_bar.on_train_begin()
+        total = 0.0
+        for first in range(0, len(x), size):
+            rows = slice(first, first + size)
+            total += step(x[rows], y[rows], weights[rows]) * len(x[rows])
+            step_bar.on_train_batch_end(first)
+        return total / len(x)
+
+    return fit_on_all
+
+
+def training_step(model: keras.Model, copies: int = 1) -> Callable[..., float]:
+    """(x, y, weights) -> loss: one step of a compiled model that several devices share.
+
+    It does what a step of `fit` does. Keras 3 offers that too, but shares a smaller last batch unevenly, and gives
+    each device batch statistics of its own. Here the loss is the mean over all rows of the batch, and batch-norm
+    takes its statistics over all of them (`synchronise_batch_norm`). So the step is that of one device but for
+    rounding, and for dropout, which every device draws for itself. Arguments: see `fit_function`.
+    """
+    import tensorflow as tf
+
+    strategy, variables = model.distribute_strategy, model.trainable_variables
+    with strategy.scope():
+        model.optimizer.build(variables)
+    signature = [
+        tf.TensorSpec((None, *model.input_shape[1:])),
+        tf.TensorSpec((None, *model.output_shape[1:])),
+        tf.TensorSpec((None,)),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def step(x, y, weights):
+        n = tf.shape(x)[0]
+
+        def part():
+            rows, share = own_rows(n, copies)
+            with tf.GradientTape() as tape:
+                losses = model.loss.call(y[rows], model(x[rows], training=True))
+                value = share * tf.reduce_sum(weights[rows] * losses) / tf.cast(n, tf.float32)
+            gradients = tape.gradient(value, variables)
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return value
+
+        return strategy.reduce("SUM", strategy.run(part), axis=None)
+
+    return lambda *arrays: float(step(*arrays))
+
+
+def synchronise_batch_norm(model: keras.Model) -> None:
+    """Let batch-norm take its statistics over the whole batch, however many devices share it."""
+    for layer in _of_type(model, layers.BatchNormalization):
+        layer.synchronized = replicas(model) > 1
+
+
+def seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
+    """Make the dropout masks of an epoch a function of (seed, epoch), and each device's of its number."""
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, layers.Dropout) and layer.rate > 0:
+            states = [
+                np.random.SeedSequence([seed, epoch, i, *([device] if device else [])])
+                for device in range(replicas(model))
+            ]
+            seeds = [state.generate_state(2) for state in states]
+            assign_each(model, layer.seed_generator.state, seeds)
+
+
+def recompute_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32) -> None:
+    """Set every batch-norm's running mean and variance to their average over `x`, with dropout off.
+
+    Under dropout the variance that batch-norm sees in training is not the one it meets in inference (Li et
+    al. 2019, arXiv 1801.05134); this removes the mismatch without touching a weight. x : (n, samples, leads).
+    """
+    dropouts, norms = _of_type(model, layers.Dropout), _of_type(model, layers.BatchNormalization)
+    rates, momenta = [d.rate for d in dropouts], [n.momentum for n in norms]
+    for dropout in dropouts:
+        dropout.rate = 0.0
+    for i, first in enumerate(range(0, len(x) - batch_size + 1, batch_size)):
+        for norm in norms:
+            norm.momentum = i / (i + 1)  # running average: after batch i, the mean of batches 0..i
+        model(x[first : first + batch_size], training=True)
+    for dropout, rate in zip(dropouts, rates, strict=True):
+        dropout.rate = rate
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _of_type(model: keras.Model, kind: type) -> list[keras.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, kind)]
