@@ -1,7 +1,7 @@
 """Time what takes long against what people would use instead, and check first that both find the same.
 
 Every side runs in a process of its own, in turn, several times; see `ci/bench_sides.py`. Writes bench.json and
-bench.png. Fails if a claim of ci/SPEED.md does not hold.
+bench.png; for the case "cluster", which is asked for alone, cluster.json. Fails if a claim does not hold.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bench_sides import CASES, EPSILON, FULL, LARGEST, QUICK, RESOLUTION, STEP_S
 from matplotlib.figure import Figure
 
 from ecgnb.errors import EcgnbError
+from ecgnb.files import write_json
 from ecgnb.progress import bar
 from ecgnb.report.style import NOISE_COLOUR, SPARE_COLOURS, new_figure, save, styled, tidy
 from ecgnb.report.tables import markdown
@@ -34,9 +35,10 @@ PACKAGES += ("adversarial-robustness-toolbox", "cleverhans", "foolbox")
 CASE_NAMES = {  # formatted with "settings" of bench.json
     "pgd": "PGD-{steps}, AF → N, {recordings} AF recordings, ε {epsilon}, step {step_size}",
     "apgd": "Auto-PGD, cross-entropy, {steps} steps, {recordings} AF recordings, ε {epsilon}",
-    "epoch": "an epoch of the original's adaptive training, {per_class} recordings of a class",
-    "curve": "robustness curve to ε {largest:g}: to {resolution} for each recording, or on {grid} ε",
-    "loading": "all recordings of the training archive, loaded and summed up",
+    "epoch": "Epoch of the original's adaptive training, {per_class} recordings of a class",
+    "curve": "Robustness curve to ε {largest:g}: to {resolution} for each recording, or on {grid} ε",
+    "loading": "All recordings of the training archive, loaded and summed up",
+    "cluster": "Suite quick on validation, by Dask workers of one thread",
 }
 SIDE_NAMES = {
     "ecgnb": "ecgnb",
@@ -44,6 +46,7 @@ SIDE_NAMES = {
     "ecgnb_jax": "ecgnb, JAX",
     "ecgnb_all_steps": "ecgnb, all steps for all",
     "ecgnb_unverified": "ecgnb, unverified bfloat16",
+    "ecgnb_all_bfloat16": "ecgnb, all in bfloat16",
     "art": "ART",
     "cleverhans": "CleverHans",
     "notebook": "eager loop of a notebook",
@@ -51,6 +54,8 @@ SIDE_NAMES = {
     "grid": "grid of full PGD",
     "first": "first time",
     "later": "later, from the cache",
+    "one_worker": "one worker",
+    "two_workers": "two workers",
 }
 # (case, side): how many times as long as the first side it takes, at least.
 CLAIMS = {
@@ -58,6 +63,7 @@ CLAIMS = {
     ("pgd", "cleverhans"): 1.5,
     ("epoch", "notebook"): 2.0,
     ("curve", "grid"): 1.0,
+    ("cluster", "one_worker"): 1.7,
 }
 LEAN = ("pgd", "epoch")  # cases in which the first side takes no more memory than those claimed
 LIMITS = {"first": (20, 1), "later": (1, 1)}  # of loading: seconds, GiB
@@ -155,25 +161,16 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "commit": commit(),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "processor": ", ".join(sorted(names)) or platform.processor(),
-        "cores": cores(),
+        "cores": cores,
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
     }
-
-
-def commit() -> str:
-    """The commit that is checked out."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def cores() -> int | None:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package: str) -> str:
@@ -188,9 +185,9 @@ def case_name(case: str, numbers: dict[str, Any]) -> str:
     return CASE_NAMES[case].format(**numbers["settings"])
 
 
-def table(folder: Path) -> str:
-    """What was measured, from bench.json, as Markdown."""
-    numbers = json.loads((folder / "bench.json").read_text())
+def table(folder: Path, name: str = "bench") -> str:
+    """What was measured, from bench.json or cluster.json, as Markdown."""
+    numbers = json.loads((folder / f"{name}.json").read_text())
     about = numbers["about"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     columns = ["side", "time, s", "ratio", "found", "floor, s", "memory, GiB"]
@@ -309,10 +306,10 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    names = list(CASE_NAMES)
+    *names, cluster = CASE_NAMES
     parser = argparse.ArgumentParser(prog="bash ci/bench", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", choices=names, default=names, help="of " + ", ".join(names)
+        "--only", nargs="+", choices=CASE_NAMES, default=names, help="of " + ", ".join(CASE_NAMES)
     )
     parser.add_argument("--runs", type=int, default=3, help="of each side (3); --quick: 1")
     parser.add_argument("--quick", action="store_true", help="a few recordings, no claims: minutes")
@@ -324,8 +321,11 @@ def main(arguments: list[str] | None = None) -> int:
     except EcgnbError as error:
         print(error, file=sys.stderr)
         return 2
-    save(bars(numbers), options.out / "bench.png", numbers)
-    print(table(options.out))
+    name = "cluster" if options.only == [cluster] else "bench"
+    write_json(options.out / f"{name}.json", numbers)
+    if name == "bench":
+        save(bars(numbers), options.out / "bench.png", numbers)
+    print(table(options.out, name))
     broken = [] if options.quick else broken_claims(numbers["cases"])
     for line in broken:
         print(f"DOES NOT HOLD: {line}", file=sys.stderr)

@@ -1,104 +1,79 @@
-"""Time one evaluation by one Dask worker of one thread, and by two; run this on an idle machine.
-
-Both run in turn, several times; all reports must be the same. To publish:
-python ci/bench_cluster.py --out figures && python ci/update_readme.py
-"""
+"""The case "cluster" of `ci/bench.py`, its table in ci/CLUSTER.md, and the clock of all cases."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
+import resource
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import ROOT, commit, cores
-from bench_sides import ONE_HOT, peak_memory
 
-from ecgnb.data.dataset import WINDOW, Dataset, load_data
-from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.engine import evaluate, named_model
-from ecgnb.evaluation.run import EvaluatedModel
-from ecgnb.evaluation.schema import as_json
-from ecgnb.evaluation.suites import suite
-from ecgnb.evaluation.workers import Cluster, local_cluster
-from ecgnb.files import write_json
-from ecgnb.progress import bar
-
-SUITE = "quick"
-LEAST = 1.7  # claimed: how many times as fast two workers are as one
-MILLION, CORES = 1_000_000, 64
+MAXRSS_GIB = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, others KiB
+MILLION, CORES = 1_000_000, 64  # of the table
 
 
-def bench_cluster(
-    dataset: Dataset, model: EvaluatedModel, surrogate: EvaluatedModel, runs: int = 3
-) -> dict[str, Any]:
-    """What cluster.json holds: median times, largest memory, and seconds of a core for a recording."""
-    sides: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    reports = []
-    for _ in bar("one worker, then two", range(runs), unit="turn"):
-        for workers, costs in sides.items():
-            cost, report = _evaluation(dataset, model, surrogate, workers)
-            costs.append(cost)
-            reports.append(report)
-    if any(as_json(report) != as_json(reports[0]) for report in reports):
-        raise EcgnbError("bench: one worker and two, or two runs, made different reports")
-    about = reports[0].about
-    one, two = (_summarise(costs) for costs in sides.values())
-    trained = [cost["training"] for costs in sides.values() for cost in costs]
-    return {
-        "about": asdict(about) | {"commit": commit(), "cores": cores(), "runs": runs},
-        "one_worker": one,
-        "two_workers": two,
-        "speedup": one["seconds"] / two["seconds"],
-        "core_seconds": {
-            "evaluation": one["seconds"] / about.class_counts["A"],
-            "training": float(np.median(trained)),
-        },
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What `work` returns, and its cost: time, processor time, the process's peak memory until then."""
+    wall, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return result, {
+        "seconds": time.perf_counter() - wall,
+        "processor_seconds": time.process_time() - processor,
+        "memory_gib": peak_memory(),
     }
 
 
-def _evaluation(
-    dataset: Dataset, model: EvaluatedModel, surrogate: EvaluatedModel, workers: int
-) -> tuple[dict[str, float], Any]:
-    """The cost of an evaluation by so many workers, and its report. Their start is timed by itself."""
+def peak_memory() -> float:
+    """Peak resident memory of this process, GiB."""
+    try:  # Linux; there ru_maxrss of a child begins with its parent's
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS_GIB
+
+
+def cluster_case(workers: int, size: Any, data: str) -> dict[str, Any]:
+    """Time the suite "quick" on validation by Dask workers of one thread, and training on one of them.
+
+    The start of the workers is timed by itself. memory_gib : of the largest worker; total : digest of the report;
+    training_seconds : for a recording.
+    """
     from distributed import Client
 
+    from ecgnb.data.dataset import load_data
+    from ecgnb.evaluation.engine import evaluate, named_model
+    from ecgnb.evaluation.schema import as_json
+    from ecgnb.evaluation.suites import suite
+    from ecgnb.evaluation.workers import Cluster, local_cluster
+
+    dataset = load_data("validation", data=data)
+    if size.evaluated:
+        dataset = dataset.of_class("A").take(np.arange(size.evaluated))
+    model, surrogate = named_model("baseline"), named_model("adaptive")
     began = time.perf_counter()
     with local_cluster(workers, threads=1) as local, Client(local) as client:
-        client.run(_import_engine)
-        ready = time.perf_counter()
-        report = evaluate(
-            model, dataset, suite(SUITE), surrogate=surrogate, workers=Cluster(client)
-        )
-        return {
-            "seconds": time.perf_counter() - ready,
-            "startup_seconds": ready - began,
-            "memory_gib": max(client.run(peak_memory).values()),
-            "training": client.submit(_training).result(),
-        }, report
+        client.run(_warm_up)
+        started = time.perf_counter() - began
+        how: dict[str, Any] = dict(surrogate=surrogate, workers=Cluster(client))
+        report, cost = timed(lambda: evaluate(model, dataset, suite("quick"), **how))
+        cost["memory_gib"] = max(client.run(peak_memory).values())
+        trained = client.submit(training_seconds).result()
+    digest = hashlib.sha256(json.dumps(as_json(report), default=str).encode()).hexdigest()
+    found = {"recordings": report.about.class_counts["A"], "total": digest}
+    return cost | found | {"startup_seconds": started, "training_seconds": trained}
 
 
-def _summarise(costs: list[dict[str, float]]) -> dict[str, Any]:
-    seconds = [cost["seconds"] for cost in costs]
-    return {
-        "seconds": float(np.median(seconds)),
-        "all_seconds": seconds,
-        "startup_seconds": float(np.median([cost["startup_seconds"] for cost in costs])),
-        "memory_gib": max(cost["memory_gib"] for cost in costs),
-    }
-
-
-def _import_engine() -> None:
-    import ecgnb.evaluation.engine
+def _warm_up() -> None:
     import ecgnb.models.keras_classifier  # noqa: F401
 
 
-def _training(recordings: int = 96, batch: int = 32) -> float:
-    """Seconds for a recording of a pass of the baseline's training; the first batch compiles."""
+def training_seconds(recordings: int = 96, batch: int = 32) -> float:
+    """Seconds for a recording of a pass of the baseline's training; a batch before it compiles."""
     import keras
 
     from ecgnb.models import network
@@ -106,61 +81,39 @@ def _training(recordings: int = 96, batch: int = 32) -> float:
     model = network.build(dropout=0.2)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(1e-3), loss)
-    x = np.random.default_rng(0).normal(size=(recordings, WINDOW, 1)).astype(np.float32)
-    y = ONE_HOT[np.arange(recordings) % len(ONE_HOT)]
+    x = np.random.default_rng(0).standard_normal((recordings, *model.input_shape[1:]), np.float32)
+    y = np.eye(model.output_shape[1], dtype=np.float32)[np.arange(recordings) % 4]
     model.fit(x[:batch], y[:batch], batch_size=batch, verbose=0)
-    began = time.perf_counter()
-    model.fit(x, y, batch_size=batch, verbose=0)
-    return (time.perf_counter() - began) / recordings
+    return timed(lambda: model.fit(x, y, batch_size=batch, verbose=0))[1]["seconds"] / recordings
 
 
 def million(folder: Path) -> str:
     """What a million recordings cost at the speed in cluster.json, as Markdown."""
-    found = json.loads((folder / "cluster.json").read_text())
-    about, one, two = found["about"], found["one_worker"], found["two_workers"]
-    names = {
-        "evaluation": f"an AF recording, evaluated (suite {about['suite']})",
-        "training": "a recording, a pass of training",
+    numbers = json.loads((folder / "cluster.json").read_text())
+    about = numbers["about"]
+    two, one = (numbers["cases"]["cluster"][name] for name in ("two_workers", "one_worker"))
+    costs = {
+        "an AF recording, suite quick": one["seconds"] / one["recordings"],
+        "a recording, a pass of training": one["training_seconds"],
     }
     rows = [
-        f"| {names[what]} | {seconds:.2g} s | {_hours(seconds)} | {_hours(seconds / CORES)} |"
-        for what, seconds in found["core_seconds"].items()
+        f"| {name} | {cost:.2g} s | {_hours(cost)} | {_hours(cost / CORES)} |"
+        for name, cost in costs.items()
     ]
-    return f"""| what | one core, measured | a million, one core | a million, {CORES} cores |
-|---|---|---|---|
-{chr(10).join(rows)}
-
-From `figures/cluster.json` ({about["data"]}, {about["split"]}, {about["class_counts"]["A"]} AF; {about["cores"]} cores; TensorFlow \
-{about["versions"]["tensorflow"]}; medians of {about["runs"]} runs of commit {about["commit"]}). One worker of one thread took {one["seconds"]:.0f} s \
-for an evaluation; two took {two["seconds"]:.0f} s ({found["speedup"]:.2f} times as fast), with the same report. A worker took up to \
-{two["memory_gib"]:.1f} GiB. The last column assumes that more cores scale as two do; nobody has measured that."""
+    table = [f"| what | one core, measured | a million, one core | a million, {CORES} cores |"]
+    table += ["| --- | --- | --- | --- |", *rows]
+    words = (
+        f"From `figures/cluster.json`: {about['data']}, validation, {one['recordings']} AF; {about['cores']} cores; "
+        f"TensorFlow {about['versions']['tensorflow']}; medians of {about['runs']} runs of commit {about['commit']}.",
+        f"One worker of one thread took {one['seconds']:.0f} s for an evaluation; two took {two['seconds']:.0f} s "
+        f"({one['ratio']:.2f} times as fast), with the same report.",
+        f"A worker took up to {max(one['memory_gib'], two['memory_gib']):.1f} GiB.",
+        "The last column assumes that more cores scale as two do; nobody has measured that.",
+    )
+    return "\n".join([*table, "", *words])
 
 
 def _hours(seconds: float) -> str:
     """Hours that a million of something take, to two digits where there are few."""
     hours = MILLION * seconds / 3600
     return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.2g} h"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="physionet", help="physionet or a folder (physionet)")
-    parser.add_argument("--recordings", type=int, default=0, help="few AF recordings, no claim")
-    parser.add_argument("--runs", type=int, default=3, help="of each (3)")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench", help="(out/bench)")
-    options = parser.parse_args()
-    dataset = load_data("validation", data=options.data)
-    if options.recordings:
-        dataset = dataset.of_class("A").take(np.arange(options.recordings))
-    models = named_model("baseline"), named_model("adaptive")
-    found = bench_cluster(dataset, *models, runs=options.runs)
-    write_json(options.out / "cluster.json", found)
-    print(million(options.out))
-    if not options.recordings and found["speedup"] < LEAST:
-        print(f"DOES NOT HOLD: {found['speedup']:.2f}, claimed ≥ {LEAST}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_cluster import cluster_case, timed
 
 from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import balanced_index, class_weights, load_data
@@ -28,7 +26,6 @@ ONE_HOT = np.eye(len(CLASSES), dtype=np.float32)
 BATCH = 32  # recordings
 EPSILON, STEP_SIZE = 0.2, 0.02  # z-units: the original's attack
 LARGEST, RESOLUTION = 1.0, 0.005  # z-units, of minimal ε
-MAXRSS_GIB = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, others KiB
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Size:
     """How much is done.
 
     recordings, steps : of attacks; per_class : recordings of a class in an epoch; compiling : the same, in the
-    epoch before the clock starts, whose last batch must be as large; grid : values of ε on a curve.
+    epoch before the clock starts, whose last batch must be as large; grid : values of ε on a curve; evaluated : AF
+    recordings on a cluster, 0 for all of validation.
     """
 
     recordings: int = 64
@@ -44,29 +42,10 @@ class Size:
     per_class: int = 300
     compiling: int = 36
     grid: int = 10
+    evaluated: int = 0
 
 
-FULL, QUICK = Size(), Size(recordings=4, steps=3, per_class=8, compiling=8, grid=3)
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What `work` returns, and its cost: time, processor time, the process's peak memory until then."""
-    wall, processor = time.perf_counter(), time.process_time()
-    result = work()
-    return result, {
-        "seconds": time.perf_counter() - wall,
-        "processor_seconds": time.process_time() - processor,
-        "memory_gib": peak_memory(),
-    }
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process, GiB."""
-    try:  # Linux; there ru_maxrss of a child begins with its parent's
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS_GIB
+FULL, QUICK = Size(), Size(4, steps=3, per_class=8, compiling=8, grid=3, evaluated=8)
 
 
 def baseline() -> Any:
@@ -135,12 +114,11 @@ def unverified_bfloat16(model, problem):
 
 
 def notebook_loop(model, problem):
-    """The loop of many notebooks: eager tape, sign, clip."""
     return lambda steps: eager_pgd(model, problem.x, steps)
 
 
 def eager_pgd(model, x: np.ndarray, steps: int) -> np.ndarray:
-    """Targeted PGD of the original, (n, 9000, 1), batch by batch, not compiled."""
+    """Targeted PGD as in many notebooks, (n, 9000, 1): eager tape, sign, clip; batch by batch."""
     import keras
     import tensorflow as tf
 
@@ -217,82 +195,56 @@ def foolbox(model, problem):
     return run
 
 
-# An epoch of adaptive training. A side takes the baseline, recordings to train on, and AF recordings to watch.
-# It returns: recordings of a class -> the adversarial AF that it trained on.
+# An epoch of adaptive training. A side is a precision, and model -> ((x, steps) -> adversarial x).
 
 
-def epoch_case(side: Callable, size: Size, data: str) -> dict[str, Any]:
-    """Time an epoch: attack half of the AF drawn, train on the mix, attack AF of validation to watch it.
+def epoch_case(side: tuple[str, Callable], size: Size, data: str) -> dict[str, Any]:
+    """Time what `train` does in an epoch of the original's adaptive training.
 
-    success : of the attacks on training recordings, with the baseline's weights.
+    It attacks half of the AF drawn, trains on the mix, and attacks AF of validation to watch it. success : of the
+    attacks on training recordings, with the baseline's weights.
     """
-    start, watched = baseline(), load_data("validation", data=data).of_class("A")
-    watched = watched.take(np.arange(min(len(watched), size.per_class)))
-    epoch = side(start, load_data("train", data=data), watched)
-    epoch(size.compiling)
-    adversarial, cost = timed(lambda: epoch(size.per_class))
-    success = classifier_of(start).logits(adversarial).argmax(axis=1) == NORMAL
-    return cost | {"success": success}
-
-
-def our_epoch(precision: str) -> Callable:
-    """An epoch of `ecgnb.training`."""
-
-    def side(start, train, watched):
-        from ecgnb.training.configuration import training_config
-        from ecgnb.training.defences import Adaptive
-        from ecgnb.training.loop import open_run, run_epoch
-        from ecgnb.training.selection import attack_af
-        from ecgnb.training.step import fit_function
-
-        class Recorded(Adaptive):
-            def adversarial(self, rows, rng):
-                self.examples = super().adversarial(rows, rng)
-                return self.examples
-
-        config = training_config("adaptive", "original", precision=precision)
-        folder = Path(os.environ["ECGNB_BENCH"]) / f"epoch-{precision}"
-        model, _ = open_run(config, train, folder, start, resume=False)
-        classifier, fit = classifier_of(model), fit_function(model, BATCH, Adaptive.copies)
-
-        def epoch(per_class):
-            model.set_weights(start.get_weights())
-            defence = Recorded(replace(config, per_class=per_class), train, classifier, start)
-            run_epoch(fit, defence, np.random.default_rng(0), "")
-            attack_af(classifier, watched, config, config.steps)
-            return defence.examples
-
-        return epoch
-
-    return side
-
-
-def notebook_epoch(start, train, watched):
-    """The same as many notebooks do it: eager attacks and `model.fit`."""
     import keras
 
     from ecgnb.models import network
     from ecgnb.training.configuration import training_config
     from ecgnb.training.defences import split_in_halves
 
+    (precision, attack_with), start = side, baseline()
     config = training_config("adaptive", "original")
-    model = network.build(config.dropout)
+    train, watched = load_data("train", data=data), load_data("validation", data=data).of_class("A")
+    model = network.build(config.dropout, precision)
     adam = keras.optimizers.Adam(config.learning_rate)
     model.compile(adam, keras.losses.CategoricalCrossentropy(from_logits=True))
+    attack = attack_with(model)
 
-    def epoch(per_class):
+    def epoch(per_class: int) -> np.ndarray:
         model.set_weights(start.get_weights())
         drawn = balanced_index(train.y, per_class, np.random.default_rng(config.seed))
         clean, attacked = split_in_halves(drawn, train.y, train.y == AF)
-        adversarial = eager_pgd(model, train.x[attacked], config.steps)
+        adversarial = attack(train.x[attacked], config.steps)
         x = np.concatenate([train.x[clean], adversarial])
-        labels = ONE_HOT[train.y[np.concatenate([clean, attacked])]]
-        weights = dict(enumerate(class_weights(train.y[drawn])))
-        model.fit(x, labels, batch_size=BATCH, class_weight=weights, verbose=0)
-        model.predict(eager_pgd(model, watched.x, config.steps), verbose=0)
+        y = train.y[np.concatenate([clean, attacked])]
+        weights = class_weights(train.y[drawn])[y]
+        model.fit(x, ONE_HOT[y], sample_weight=weights, batch_size=BATCH, verbose=0)
+        attack(watched.x[:per_class], config.steps)
         return adversarial
 
-    return epoch
+    epoch(size.compiling)
+    adversarial, cost = timed(lambda: epoch(size.per_class))
+    success = classifier_of(start).logits(adversarial).argmax(axis=1) == NORMAL
+    return cost | {"success": success}
+
+
+def our_attack(model):
+    from ecgnb.attacks import pgd
+
+    classifier = classifier_of(model)
+    return lambda x, steps: pgd(classifier, attack_problem(x), steps=steps).x
+
+
+def notebook_attack(model):
+    return lambda x, steps: eager_pgd(model, x, steps)
 
 
 # The robustness curve. A side takes a classifier, a problem as wide as the curve, and a size.
@@ -403,12 +355,13 @@ CASES: dict[str, tuple[Callable[[Any, Size, str], dict[str, Any]], dict[str, Any
     "epoch": (
         epoch_case,
         {
-            "ecgnb_bfloat16": our_epoch("bfloat16"),
-            "ecgnb": our_epoch("float32"),
-            "notebook": notebook_epoch,
+            "ecgnb_all_bfloat16": ("bfloat16", our_attack),
+            "ecgnb": ("float32", our_attack),
+            "notebook": ("float32", notebook_attack),
         },
     ),
     "curve": (curve_case, {"ecgnb": search, "grid": grid}),
+    "cluster": (cluster_case, {"two_workers": 2, "one_worker": 1}),
     "loading": (loading_case, {"first": True, "later": False}),
     "floor": (floor_case, {"matrix_product": None}),
 }

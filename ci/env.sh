@@ -1,6 +1,6 @@
-# Sourced by ci/test, ci/reproduce and ci/publish: enter the repository, make .venv if need be, activate it.
+# Sourced by the scripts in ci/: enter the repository, make .venv if need be, put it first on PATH.
 # Python 3.10 to 3.13 is searched for; ECGNB_PYTHON names another.
-
+set -e
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -18,7 +18,7 @@ find_python() {
 }
 
 # The stamp is written last, so an interrupted installation is begun again.
-wanted=$(cat ci/requirements.lock pyproject.toml | cksum)
+wanted=$(cat ci/requirements.lock pyproject.toml ci/jupyter/*.py | cksum)
 if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
     python=$(find_python)
     echo "installing into .venv with $("$python" --version) (a few minutes, about 2.5 GB)"
@@ -26,6 +26,10 @@ if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --requirement ci/requirements.lock
     .venv/bin/python -m pip install --quiet --no-deps --editable .
+    mkdir -p .venv/etc/ipython .venv/etc/jupyter
+    cp ci/jupyter/ipython_kernel_config.py .venv/etc/ipython/
+    cp ci/jupyter/jupyter_server_config.py .venv/etc/jupyter/
+    .venv/bin/python -c 'import matplotlib.font_manager'  # or the first notebook says that it looks for fonts
     echo "$wanted" > .venv/.installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -156,13 +156,14 @@ def _numbers(report: Report) -> list[dict[str, Any]]:
     rows = []
     for key, condition in report.conditions.items():
         scores = condition.scores
-        measures = {name: scores[name] for name in ("challenge_score", "macro_f1", "accuracy")}
-        for score in ("f1", "recall"):
-            measures |= {f"{score}_{symbol}": one for symbol, one in scores[score].items()}
+        general = ("challenge_score", "macro_f1", "accuracy")
+        measures = {name: scores[name] for name in general if name in scores}
+        for kind in ("f1", "recall"):
+            measures |= {f"{kind}_{symbol}": one for symbol, one in scores[kind].items()}
         if condition.robust_recall and condition.attack_success_rate:
             measures["robust_recall"] = condition.robust_recall
             measures["attack_success_rate"] = condition.attack_success_rate
-        if condition.kind == "noise":
+        if condition.kind == "noise" and {"A", "N"} <= set(report.classes):
             measures["noise_false_positive_rate"] = report.rate(key, "N", "A")
         for measure, one in measures.items():
             low, high = one["ci95"]

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from ecgnb.attacks.search import losses, pgd
-from ecgnb.attacks.threats import Threat
-from ecgnb.models import network
-from ecgnb.models.classifier import KerasClassifier
+from ecgnb.attacks import Threat, losses, pgd
+from ecgnb.models.files import load_model
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.training.selection import first_of_each_class
 
 LOSSES = ("cross_entropy", "logit_ratio")
 
@@ -20,49 +20,51 @@ JAX_RUN = """
 import sys
 from pathlib import Path
 import numpy as np
-from test_backends import attacked, gradients
-from ecgnb.data import dataset as data
-from ecgnb.training import loop as training
-from ecgnb.models import network
-from ecgnb.models.classifier import BACKEND, KerasClassifier
+from test_backends import attack, gradients
+from ecgnb.data.dataset import load_data
+from ecgnb.models.files import load_model
+from ecgnb.models.keras_classifier import BACKEND, KerasClassifier
 from ecgnb.training.configuration import TrainingConfig
+from ecgnb.training.loop import train
+from ecgnb.training.selection import first_of_each_class
 
 assert BACKEND == "jax"
-folder, train = Path(sys.argv[1]), data.load("train", data="demo")
-baseline = network.load("baseline")
+folder, train_set = Path(sys.argv[1]), load_data("train", data="demo")
+baseline = load_model("baseline")
 classifier = KerasClassifier(baseline, 8)
-found = gradients(classifier, train)
-turned = attacked(classifier, train)
-found |= {"success": turned.success, "loss": turned.loss, "x": turned.x}
+result = attack(classifier, train_set)
+arrays = gradients(classifier, train_set)
+arrays |= {"success": result.success, "loss": result.loss, "x": result.x}
 
-few = train.take(np.concatenate([np.flatnonzero(train.y == c)[:4] for c in range(4)]))
+subset = first_of_each_class(train_set, 4)
 config = TrainingConfig("adaptive", 1, per_class=4, batch_size=8, steps=1)
-kept, history = training.train(config, few, few.take(slice(2, 16, 4)), folder, baseline)
-found |= {"epoch": history["loss"], "kept z": KerasClassifier(kept, 16).logits(few.x), "few": few.x}
-np.savez(folder / "found.npz", **found)
+model, history = train(config, subset, subset.take(slice(2, 16, 4)), folder, baseline)
+arrays |= {"epoch_loss": history["loss"], "subset": subset.x}
+arrays |= {"selected_logits": KerasClassifier(model, 16).logits(subset.x)}
+np.savez(folder / "arrays.npz", **arrays)
 """
 
 
-def gradients(classifier, train) -> dict[str, np.ndarray]:
+def gradients(classifier, train_set) -> dict[str, np.ndarray]:
     """Value, logits and gradient of each loss, of two recordings of each class, with and without a target."""
-    some = train.take(np.concatenate([np.flatnonzero(train.y == c)[:2] for c in range(4)]))
-    found = {}
+    subset = first_of_each_class(train_set, 2)
+    targets = np.array([1, -1, 2, -1, 0, -1, 0, -1])
+    arrays = {}
     for name in LOSSES:
-        aims = np.array([1, -1, 2, -1, 0, -1, 0, -1])
-        read = classifier.loss_and_gradient(some.x, some.y, aims, getattr(losses, name))
-        parts = zip(("value", "logits", "gradient"), read, strict=True)
-        found |= {f"{name} {what}": part for what, part in parts}
-    return found
+        found = classifier.loss_and_gradient(subset.x, subset.y, targets, getattr(losses, name))
+        parts = zip(("value", "logits", "gradient"), found, strict=True)
+        arrays |= {f"{name} {what}": part for what, part in parts}
+    return arrays
 
 
-def attacked(classifier, train):
-    problem = Threat().on(train.of_class("A").take(slice(0, 4)))
+def attack(classifier, train_set):
+    problem = Threat().on(train_set.of_class("A").take(slice(0, 4)))
     return pgd(classifier, problem, steps=4, until_success=True)
 
 
 @pytest.fixture(scope="module")
 def jax(tmp_path_factory):
-    """What JAX found, and the file with the weights it trained."""
+    """What JAX computed, and the file with the weights it trained."""
     folder = tmp_path_factory.mktemp("jax")
     done = subprocess.run(
         [sys.executable, "-c", JAX_RUN, str(folder)],
@@ -72,13 +74,13 @@ def jax(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(folder / "found.npz") as stored:
-        return dict(stored) | {"kept": folder / "kept.keras"}
+    with np.load(folder / "arrays.npz") as stored:
+        return dict(stored) | {"selected": folder / "selected.keras"}
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    return KerasClassifier(network.load("baseline"), 8)
+    return KerasClassifier(load_model("baseline"), 8)
 
 
 def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train):
@@ -90,7 +92,7 @@ def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train
     for name in LOSSES:
         for what in ("value", "logits"):
             assert np.allclose(jax[f"{name} {what}"], here[f"{name} {what}"], atol=1e-4)
-        one, other = (found[f"{name} gradient"][..., 0] for found in (here, jax))
+        one, other = (arrays[f"{name} gradient"][..., 0] for arrays in (here, jax))
         largest = np.abs(one).max(axis=1)
         agree = np.abs(one - other).max(axis=1) < 1e-4 * largest
         assert (largest > 1e-3).all() and agree.sum() >= 5
@@ -99,15 +101,16 @@ def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train
 
 
 def test_an_attack_does_the_same(jax, classifier, demo_train):
-    here = attacked(classifier, demo_train)
+    here = attack(classifier, demo_train)
     assert (jax["success"] == here.success).all()
     assert np.allclose(jax["loss"][:2], here.loss[:2], atol=0.02)
     assert np.nanmin(jax["loss"][-1] - jax["loss"][0]) > 0
     assert np.mean(np.abs(jax["x"] - here.x) > 1e-5) < 0.1
 
 
-def test_weights_trained_there_read_the_same_here(jax):
-    kept, before = network.load(jax["kept"]), network.load("baseline").get_weights()
-    assert np.isfinite(jax["epoch"]).all()
-    assert any((a != b).any() for a, b in zip(before, kept.get_weights(), strict=True))
-    assert np.allclose(KerasClassifier(kept, 16).logits(jax["few"]), jax["kept z"], atol=1e-4)
+def test_weights_trained_there_predict_the_same_here(jax):
+    selected, before = load_model(jax["selected"]), load_model("baseline").get_weights()
+    assert np.isfinite(jax["epoch_loss"]).all()
+    assert any((a != b).any() for a, b in zip(before, selected.get_weights(), strict=True))
+    logits = KerasClassifier(selected, 16).logits(jax["subset"])
+    assert np.allclose(logits, jax["selected_logits"], atol=1e-4)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgnb.data import dataset as data
-from ecgnb.data.records import CLASSES
+from ecgnb.constants import CLASSES
+from ecgnb.data.dataset import balanced_index, class_weights, folds, load_data
 from ecgnb.errors import EcgnbError
 
 
@@ -28,42 +28,42 @@ def test_validation_is_z_scored_padded_and_goes_back_to_millivolts(validation):
 
 @pytest.mark.real
 def test_leakfree_folds_share_nothing_with_each_other_or_with_validation(validation):
-    folds = {split: data.load(split, data="physionet") for split in ("train", "dev", "test")}
-    seen = {split: {s.tobytes() for s in d.signals} for split, d in folds.items()}
+    sets = {split: load_data(split, data="physionet") for split in ("train", "dev", "test")}
+    seen = {split: {s.tobytes() for s in d.signals} for split, d in sets.items()}
     seen["validation"] = {s.tobytes() for s in validation.signals}
     names = list(seen)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             assert not seen[one] & seen[other], (one, other)
-    assert len(folds["test"]) == 1198 and int((folds["test"].y == 0).sum()) == 104
+    assert len(sets["test"]) == 1198 and int((sets["test"].y == 0).sum()) == 104
 
 
 @pytest.mark.real
 def test_the_original_protocol_trains_on_everything_with_v0_labels():
-    train = data.load("train", protocol="original", data="physionet")
+    train = load_data("train", protocol="original", data="physionet")
     assert len(train) == 8528 and train.labels == "v0"
     assert np.bincount(train.y).tolist() == [771, 5154, 2557, 46]
     with pytest.raises(EcgnbError, match="no test fold"):
-        data.load("test", protocol="original", data="physionet")
+        load_data("test", protocol="original", data="physionet")
 
 
 @pytest.mark.real
 def test_sixteen_validation_labels_changed_between_v0_and_v3(validation):
-    v0 = data.load("validation", labels="v0", data="physionet")
+    v0 = load_data("validation", labels="v0", data="physionet")
     assert int((v0.y != validation.y).sum()) == 16
 
 
 def test_a_fold_is_the_digest_of_the_smallest_name():
     percent = int(hashlib.sha256(b"A00007").hexdigest(), 16) % 100
     expected = "test" if percent < 15 else "dev" if percent < 25 else "train"
-    found = data.folds({"A00009": "same", "A00007": "same", "A00001": "leak"}, {"leak"})
+    found = folds({"A00009": "same", "A00007": "same", "A00001": "leak"}, {"leak"})
     assert found == {"A00009": expected, "A00007": expected}
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=200), st.floats(0, 1))
 def test_class_weights_average_to_one(labels, power):
     y = np.array(labels)
-    weights = data.class_weights(y, power)
+    weights = class_weights(y, power)
     assert np.isclose(weights[y].mean(), 1)
     if power == 1:
         sums = [weights[c] * (y == c).sum() for c in set(labels)]
@@ -73,7 +73,7 @@ def test_class_weights_average_to_one(labels, power):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_a_balanced_draw_is_at_most_so_many_a_class_and_decided_by_the_seed(seed, most):
     y = np.repeat([0, 1, 2, 3], [30, 100, 60, 5])
-    draws = [data.balanced_index(y, most, np.random.default_rng(seed)) for _ in range(2)]
+    draws = [balanced_index(y, most, np.random.default_rng(seed)) for _ in range(2)]
     assert (draws[0] == draws[1]).all() and len(set(draws[0])) == len(draws[0])
     assert np.bincount(y[draws[0]], minlength=4).tolist() == [
         min(most, n) for n in (30, 100, 60, 5)
@@ -91,7 +91,7 @@ def test_a_balanced_draw_is_at_most_so_many_a_class_and_decided_by_the_seed(seed
 )
 def test_a_wrong_setting_is_named(settings, message):
     with pytest.raises(EcgnbError, match=message):
-        data.load(**settings)
+        load_data(**settings)
 
 
 def test_the_demo_set_says_so_and_has_all_classes(demo_train):

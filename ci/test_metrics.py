@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from ecgnb import metrics
-from ecgnb.attacks.threats import Goal
-from ecgnb.evaluation.old_evaluation import success_rates
+from ecgnb.attacks.threats import Threat
+from ecgnb.constants import CLASSES
+from ecgnb.errors import EcgnbError
+from ecgnb.evaluation.schema import About, Condition, Report, as_json, from_json
 
 labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80)
 
@@ -21,7 +26,7 @@ def test_f1_is_scikit_learns(pairs):
     counts = metrics.confusion(y, predicted)
     assert np.allclose(metrics.f1_scores(counts), expected)
     assert np.isclose(metrics.challenge_score(counts), expected[:3].mean())
-    assert np.isclose(metrics.four_class_mean(counts), expected.mean())
+    assert np.isclose(metrics.macro_f1(counts), expected.mean())
 
 
 def test_the_originals_published_f1_follow_from_its_counts():
@@ -44,7 +49,7 @@ def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
     covered = 0
     for i in range(200):
         rows = slice(i * n, (i + 1) * n)
-        low, high = metrics.scores(y_all[rows], predicted_all[rows], seed=i)["F1 A"]["ci95"]
+        low, high = metrics.scores(y_all[rows], predicted_all[rows], seed=i)["f1"]["A"]["ci95"]
         covered += low <= truth <= high
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -52,7 +57,7 @@ def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_bootstrap_by_multinomial_is_resampling_of_recordings():
     rng = np.random.default_rng(1)
     y, predicted = rng.integers(0, 4, 150), rng.integers(0, 4, 150)
-    draws = metrics.bootstrap_counts(y, predicted, draws=4000)
+    draws = metrics.bootstrap_counts(metrics.confusion(y, predicted), draws=4000)
     by_hand = [metrics.confusion(y[i], predicted[i]) for i in rng.integers(0, 150, (4000, 150))]
     assert (draws.sum(axis=(1, 2)) == 150).all()
     one, other = (metrics.f1_scores(np.array(d))[:, 0] for d in (draws, by_hand))
@@ -61,16 +66,51 @@ def test_bootstrap_by_multinomial_is_resampling_of_recordings():
 
 def test_a_rate_of_zero_has_an_interval_and_its_denominator():
     found = metrics.rate(np.zeros(47, bool))
-    assert found["value"] == 0 and found["of"] == 47 and 0.05 < found["ci95"][1] < 0.10
+    assert found["value"] == 0 and found["n"] == 47 and 0.05 < found["ci95"][1] < 0.10
     assert metrics.rate(np.zeros(0, bool))["value"] is None
 
 
-def test_success_names_its_denominator():
-    y = np.array([0, 0, 0, 1])
-    clean, attacked = np.array([0, 0, 2, 1]), np.array([1, 0, 1, 1])
-    found = success_rates(y, clean, attacked, Goal(1))
-    assert found["AF read as N under attack, of all AF"]["count"] == 2
-    assert found["AF read as N under attack, of all AF"]["of"] == 3
-    assert found["AF read as N under attack, of AF found clean"]["of"] == 2
-    untargeted = success_rates(y, clean, attacked, Goal(None))
-    assert untargeted["AF read as other than A under attack, of all AF"]["count"] == 2
+def report(**threats: tuple[Threat, str]) -> Report:
+    """Three AF and one normal recording, of which the third AF is misclassified when clean."""
+
+    def condition(title, kind, threat, predictions):
+        y, predicted = (np.array([CLASSES.index(c) for c in s]) for s in ("AAAN", predictions))
+        scores = metrics.scores(y, predicted)
+        return Condition(title, kind, threat and asdict(threat), predictions, scores)
+
+    conditions = {"clean": condition("clean", "clean", None, "AAON")}
+    for name, (threat, predictions) in threats.items():
+        conditions[name] = condition(name, "attack", threat, predictions)
+    about = About("test", "test", "leakfree", "v3", 4, {"A": 3, "N": 1, "O": 0, "~": 0}, 0, "none")
+    records = ["X1", "X2", "X3", "X4"]
+    return Report(about, asdict(Threat()), CLASSES, records, "AAAN", conditions)
+
+
+def test_success_has_two_denominators():
+    """Of all AF two are predicted as normal; of the two correctly classified before, one."""
+    found = report(pgd20=(Threat(), "NANN"))
+    assert found.rate("pgd20", "A", "N")["count"] == 2
+    assert found.rate("pgd20", "A", "N")["n"] == 3
+    assert found.successes("pgd20").tolist() == [True, False, False, False]
+    assert (found.predicted("clean") == found.y)[found.y == 0].sum() == 2
+
+
+def test_success_depends_on_goal_and_attacked_class():
+    found = report(
+        untargeted=(Threat(target=""), "OANO"),
+        to_normal=(Threat(target="N"), "OANO"),
+        all_classes=(Threat(attack_class="", target=""), "OANO"),
+    )
+    assert found.successes("untargeted").tolist() == [True, False, False, False]
+    assert not found.successes("to_normal").any()
+    assert found.successes("all_classes").tolist() == [True, False, False, True]
+    with pytest.raises(EcgnbError, match="clean"):
+        found.successes("clean")
+
+
+def test_a_report_survives_json_and_refuses_another_schema():
+    found = report(pgd20=(Threat(), "NANN"))
+    assert from_json(as_json(found)) == found
+    assert list(found.of_kind("attack")) == ["pgd20"]
+    with pytest.raises(ValueError, match="schema 0"):
+        from_json(as_json(found) | {"schema": 0})

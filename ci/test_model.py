@@ -12,6 +12,8 @@ from keras import layers
 
 from ecgnb.errors import EcgnbError
 from ecgnb.models import network
+from ecgnb.models.classifier import softmax
+from ecgnb.models.files import load_model, save_model
 
 # Run apart: tf-keras is Keras 2, which cannot share a process's settings with Keras 3.
 MAKE_KERAS_2_FILE = """
@@ -56,20 +58,20 @@ def test_the_network_is_andreottis():
 
 def test_a_keras_2_file_with_softmax_gives_the_same_probabilities(tmp_path):
     subprocess.run([sys.executable, "-c", MAKE_KERAS_2_FILE, str(tmp_path)], check=True)
-    model = network.load(tmp_path / "released.hdf5")
+    model = load_model(tmp_path / "released.hdf5")
     assert model.count_params() == 843_780
     x = np.random.default_rng(0).normal(size=(4, 9000, 1)).astype("float32")
-    found = network.softmax(np.asarray(model(x, training=False)))
+    found = softmax(np.asarray(model(x, training=False)))
     expected = np.load(tmp_path / "expected.npy")
-    assert expected.std() > 1e-3, "a model that says the same of everything would test nothing"
+    assert expected.std() > 1e-3, "a model that predicts the same for everything would test nothing"
     assert np.abs(found - expected).max() < 1e-5
 
 
 def test_saving_keeps_the_function_and_drops_the_optimizer(tmp_path):
     model = network.build(dropout=0.2)
     model.compile("adam", "mse")
-    network.save(model, tmp_path / "m.keras")
-    again = network.load(tmp_path / "m.keras")
+    save_model(model, tmp_path / "m.keras")
+    again = load_model(tmp_path / "m.keras")
     x = np.random.default_rng(0).normal(size=(2, 9000, 1)).astype("float32")
     assert np.allclose(model(x, training=False), again(x, training=False), atol=1e-6)
     assert (tmp_path / "m.keras").stat().st_size < 4e6
@@ -93,7 +95,7 @@ def test_a_foreign_model_is_one_clear_error(tmp_path, model, message):
     path = tmp_path / "foreign.keras"
     model().save(path)
     with pytest.raises(EcgnbError, match=message) as caught:
-        network.load(path)
+        load_model(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -102,7 +104,7 @@ def test_a_lambda_layer_is_refused_even_without_code_of_its_own(tmp_path):
         tmp_path / "m.keras"
     )
     with pytest.raises(EcgnbError, match="ambda"):
-        network.load(tmp_path / "m.keras")
+        load_model(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])
@@ -110,12 +112,12 @@ def test_a_broken_file_names_itself(tmp_path, content):
     path = tmp_path / "broken.keras"
     path.write_bytes(content)
     with pytest.raises(EcgnbError, match=r"broken\.keras"):
-        network.load(path)
+        load_model(path)
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
     with pytest.raises(EcgnbError, match="shipped names"):
-        network.load("adaptiv")
+        load_model("adaptiv")
 
 
 @pytest.mark.parametrize("last", [layers.Softmax(), layers.Activation("softmax")])
@@ -123,6 +125,6 @@ def test_a_softmax_layer_is_taken_off(tmp_path, last):
     model = one_layer(layers.Flatten(), layers.Dense(4), last)
     model.save(tmp_path / "m.keras")
     x = np.random.default_rng(0).normal(size=(3, 9000, 1)).astype("float32")
-    logits = np.asarray(network.load(tmp_path / "m.keras")(x))
-    assert np.allclose(network.softmax(logits), model(x), atol=1e-6)
+    logits = np.asarray(load_model(tmp_path / "m.keras")(x))
+    assert np.allclose(softmax(logits), model(x), atol=1e-6)
     assert not np.allclose(logits.sum(axis=1), 1)

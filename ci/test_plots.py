@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ecgnb import metrics
-from ecgnb.attacks.noise import NOISE_BASELINES
+from ecgnb.attacks.noise import NOISE_BASELINES, NOISE_TITLES
 from ecgnb.errors import EcgnbError
 from ecgnb.report import evaluation_figures, figures, style
 
@@ -95,10 +95,10 @@ def test_a_missing_estimate_leaves_a_gap_in_its_row():
 
 def test_the_figures_speak_of_every_noise_baseline_and_condition():
     curve = {k: [1.0, 0.5] for k in ("value", "low", "high")} | {"epsilon": [0, 0.2]}
-    curves = {name: curve for name in ("attack", *style.NOISE_TITLES)}
+    curves = {name: curve for name in ("attack", *NOISE_TITLES)}
     figure = evaluation_figures.robustness_panels({"static": curves}, "CinC", 0.2)
-    assert style.NOISE_TITLES.keys() == NOISE_BASELINES.keys()
-    for title in ("minimal ε found by attack (upper bound)", *style.NOISE_TITLES.values()):
+    assert NOISE_TITLES.keys() == NOISE_BASELINES.keys()
+    for title in ("minimal ε found by attack (upper bound)", *NOISE_TITLES.values()):
         assert title in texts(figure)
     transfer = evaluation_figures.transfer_figure({"static": {"adaptive": RATE}}, "CinC")
     assert "2 of 3" in texts(transfer)

@@ -7,13 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from bench_cluster import million
 from conftest import ROOT
-
-from ecgnb.report.comparison import claims_markdown, results_markdown
-from ecgnb.report.old_report import demo_line
-from ecgnb.report.tables import headline_markdown
+from update_readme import PAGES, with_tables
 
 
 def tracked() -> list[str]:
@@ -63,10 +61,18 @@ def test_models_are_small_enough_to_ship():
     assert len(sizes) >= 3 and max(sizes) < 4e6 and sum(sizes) < 40e6
 
 
-def test_the_readmes_numbers_come_from_the_json():
-    readme = (ROOT / "README.md").read_text()
-    for table in (results_markdown, claims_markdown, headline_markdown, demo_line):
-        assert table(ROOT / "figures") in readme, table.__name__
+@pytest.mark.parametrize("page", PAGES)
+def test_the_numbers_of_a_page_come_from_the_json(page):
+    text = (ROOT / page).read_text("utf-8")
+    assert with_tables(text, PAGES[page], ROOT / "figures") == text
+    assert all(f"<!-- {name} -->" in text for name in PAGES[page])
+
+
+def test_the_front_page_is_short():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert len(readme.split()) <= 1200
+    blocks = re.findall(r"```\w*\n(.*?)```", readme, re.S)
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 90
 
 
 def test_the_cost_of_a_million_recordings_comes_from_the_json(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from conftest import ecg, header, mat_bytes
 
 from ecgnb.data.audit import as_text, audit
-from ecgnb.data import dataset as data
+from ecgnb.data.dataset import window, windows
 from ecgnb.data.download import Archive, find_archive
 from ecgnb.data.records import BadRecording, manifest, read_labels, read_recording, read_recordings
 from ecgnb.errors import EcgnbError
@@ -77,7 +77,7 @@ def test_a_foreign_label_names_file_and_line(row):
 
 def test_a_flat_window_never_becomes_nan():
     with pytest.raises(EcgnbError, match="flat"):
-        data.window(np.concatenate([np.zeros(9000), ecg()]).astype(np.int16))
+        window(np.concatenate([np.zeros(9000), ecg()]).astype(np.int16))
 
 
 def test_a_hostile_archive_writes_nothing(tmp_path):
@@ -110,12 +110,12 @@ def test_the_second_read_comes_from_the_array_cache(tmp_path, monkeypatch):
     archive = write(tmp_path / "data")
     first = read_recordings(archive)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
-    made = data.windows(first)
-    for again in ("ecgnb.records.read_recording", "ecgnb.data.window"):
+    made = windows(first)
+    for again in ("ecgnb.data.records.read_recording", "ecgnb.data.dataset.window"):
         monkeypatch.setattr(again, lambda *_: pytest.fail("made again"))
     second = read_recordings(archive)
     assert (second.samples == first.samples).all() and (second.digests == first.digests).all()
-    for name, array in data.windows(second).items():
+    for name, array in windows(second).items():
         assert (array == made[name]).all() and not array.flags.writeable, name
 
 
@@ -124,14 +124,14 @@ def test_a_changed_recording_is_not_taken_from_the_array_cache(tmp_path, monkeyp
     first = read_recordings(write(tmp_path / "data"))
     second = read_recordings(write(tmp_path / "data", mat=mat_bytes(ecg(20))))
     assert len(first.samples) == 9000 and len(second.samples) == 6000
-    assert data.windows(second)["lengths"].tolist() == [6000]
+    assert windows(second)["lengths"].tolist() == [6000]
 
 
 def test_without_network_or_mirror_the_demo_set_steps_in_loudly(tmp_path):
     """Decided within 15 s, by a real failed connection (to a port that nobody listens on)."""
     script = (
-        "import time; t = time.monotonic(); from ecgnb import data;"
-        "d = data.load('validation'); assert time.monotonic() - t < 60; print(d.title)"
+        "import time; t = time.monotonic(); from ecgnb.data.dataset import load_data;"
+        "d = load_data('validation'); assert time.monotonic() - t < 60; print(d.title)"
     )
     environment = {"ECGNB_MIRROR": "http://127.0.0.1:9", "ECGNB_CACHE": str(tmp_path), "PATH": ""}
     done = subprocess.run(
@@ -166,7 +166,7 @@ def test_the_quick_audit_sees_the_same_leak_without_the_large_download(monkeypat
         assert split == "validation", "the quick audit must not need the training archive"
         return find_archive(split, folder)
 
-    monkeypatch.setattr("ecgnb.audit.find_archive", only_validation)
+    monkeypatch.setattr("ecgnb.data.audit.find_archive", only_validation)
     quick = audit("physionet", full=False)
     for title in list(quick)[1:]:
         assert quick[title].equals(full[title]), title

@@ -1,78 +1,115 @@
-"""Scores of a run, its card, plans and sweeps, and the tables that compare runs."""
+"""Results of training runs: their file, their card, and the tables that compare them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import replace
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, small_network
+from conftest import ROOT
 from test_notebooks import FIGURES, papermill
+from test_tables import LABELS, made_report
 
 from ecgnb import metrics
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.cache import digest
-from ecgnb.evaluation.old_evaluation import AF
-from ecgnb.evaluation import old_scoring as scoring
-from ecgnb.evaluation.workers import workers
-from ecgnb.files import write_json
-from ecgnb.models import network
-from ecgnb.models.classifier import KerasClassifier
-from ecgnb.report import card as cards
-from ecgnb.report import comparison as comparisons
-from ecgnb.training import configuration as configuration
+from ecgnb.files import array_digest
+from ecgnb.report import comparison
+from ecgnb.report.card import card
+from ecgnb.report.comparison import Claim
+from ecgnb.report.runs import RunResult, best_and_last, read_run, read_runs, run_result, write_run
+from ecgnb.report.tables import markdown
+from ecgnb.training.configuration import DEFENCES
 
+WEIGHTS = [np.arange(6.0).reshape(2, 3), np.ones(3)]
 HISTORY = pd.DataFrame(
     {
         "epoch": [1, 2],
         "loss": [1.0, 0.9],
-        "dev challenge score": [0.6, 0.5],
+        "dev_challenge_score": [0.6, 0.5],
         "criterion": [0.6, 0.5],
     }
 )
 
 
-@pytest.fixture(scope="module")
-def scored(demo_dev):
-    """A small network's scores on a few recordings of each class, and the network."""
-    keras.utils.set_random_seed(4)
-    model = small_network()
-    part = demo_dev.take(np.concatenate([np.flatnonzero(demo_dev.y == c)[:4] for c in range(4)]))
-    classifier = KerasClassifier(model, 8)
-    return scoring.score(classifier, part, "small", start=classifier, seed=1), model, part
+def made_run(
+    name: str,
+    defence: str = "static",
+    protocol: str = "leakfree",
+    reports: dict | None = None,
+    **more,
+) -> RunResult:
+    """A run with made-up reports of both splits."""
+    config = {
+        "defence": defence,
+        "select": "best",
+        "seed": 2017,
+        "epochs": 2,
+        "dropout": 0.2,
+    } | more
+    config["recordings"] = f"DEMO (SYNTHETIC), train, labels v3, protocol {protocol}, 9 recordings"
+    reports = reports or {split: made_report(name) for split in ("validation", "test")}
+    return run_result(name, config, HISTORY, WEIGHTS, reports)
 
 
-def test_scores_are_those_of_the_readings(scored):
-    found, model, part = scored
-    y = scoring.classes(found["labels"])
-    assert (y == part.y).all() and found["records"] == part.names.tolist()
-    clean = scoring.classes(found["read as"]["nothing attacked"])
-    assert (clean == np.asarray(model(part.x, training=False)).argmax(axis=1)).all()
-    assert found["clean"] == metrics.scores(y, clean, 1)
-    for attack, scores in found["attacked"].items():
-        read = scoring.classes(found["read as"][attack])
-        assert (read[y != AF] == clean[y != AF]).all()
-        assert scores["AF recall"]["value"] == (read[y == AF] == AF).mean()
-    assert set(found["attacked"]) == {*scoring.THREATS, scoring.STORED}
-    # The model that training started from is this very model: stored is fresh.
-    assert found["read as"][scoring.STORED] == found["read as"][comparisons.Z]
-    everyone = scoring.classes(found["read as"][scoring.EVERY_CLASS])
-    assert (everyone == y).sum() <= (clean == y).sum()
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    made = made_run("static")
+    write_run(tmp_path / "static.json", made)
+    assert read_runs(tmp_path, ["static"]) == {"static": made}
+    stored = json.loads((tmp_path / "static.json").read_text())
+    assert list(stored)[:2] == ["schema", "name"] and stored["reports"]["test"]["schema"] == 1
+    assert made.weights["norms"] == pytest.approx([np.sqrt(55), np.sqrt(3)])
+    assert made.weights["sha256"] == array_digest(*WEIGHTS)
 
 
-def test_a_tidy_row_is_a_score(scored):
-    found = scored[0]
-    table = pd.DataFrame(scoring.rows(found))
-    assert not table.duplicated(["attack", "measure"]).any()
-    one = table[(table["attack"] == "none") & (table["measure"] == "F1 N")].iloc[0]
-    assert one["value"] == found["clean"]["F1 N"]["value"]
-    assert [one["low"], one["high"]] == found["clean"]["F1 N"]["ci95"]
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": 0}', '{"schema": 1, "reports": {}}', '{"schema": 1}']
+)
+def test_a_result_that_cannot_be_read_is_named_with_the_remedy(text, tmp_path):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(EcgnbError, match=r"mine\.json: cannot be read.*ci/sweep\.py"):
+        read_run(tmp_path / "mine.json")
+
+
+def test_the_selected_epoch_follows_the_rule():
+    assert made_run("static").selected["epoch"] == 1
+    assert made_run("static", select="last").selected["epoch"] == 2
+    equal = HISTORY.assign(criterion=0.5)
+    assert best_and_last(equal)["best"]["epoch"] == 2  # of equals the later one
+
+
+def test_a_card_says_what_was_selected_and_how_to_make_it_again():
+    text = card(made_run("trades", "trades", beta=6.0), "/somewhere/first.keras", "make it")
+    assert "| selected epoch | 1 of 2: the best on dev" in text
+    assert "the weights of first |" in text and "/somewhere" not in text
+    assert "```bash\nmake it\n```" in text and "beta 6.0" in text
+    assert "| AF recall, PGD-20 | 0.40 [0.22, 0.61] | 0.40 [0.22, 0.61] |" in text
+    assert "validation (65 recordings, 20 AF)" in text
+    last = card(made_run("static", select="last"), "", "")
+    assert "| selected epoch | 2 of 2: the last" in last and "random weights" in last
+
+
+def test_the_results_table_has_a_dash_for_what_an_archived_run_lacks():
+    archived = made_report()
+    del archived.conditions["random_sign"]
+    results = {
+        "archived": made_run("archived", reports={"validation": archived}),
+        "static": made_run("static"),
+    }
+    table = comparison.results_table(results, "validation")
+    assert table["normal as AF, noise"].tolist() == ["—", "0.10 [0.03, 0.26]"]
+    assert comparison.results_table(results, "test").index.tolist() == ["static"]
+    assert list(table) == list(comparison.MEASURES)
+
+
+def test_the_originals_figures_stand_where_they_belong():
+    results = {"static": made_run("static"), "original-static": made_run("x", "static", "original")}
+    table = comparison.original_table(results)
+    assert table.loc[("static", "transferred PGD-20"), "published"] == "0.91"
+    assert table.loc[("adaptive", "clean")].tolist() == ["0.87", "—", "—"]
+    ours = table.loc[("static", "white-box PGD-20")]
+    assert ours.iloc[0] == "—" and ours.iloc[1] == ours.iloc[2] != "—"
 
 
 def test_a_paired_difference_is_that_of_the_scores_and_its_interval_covers_it():
@@ -84,130 +121,96 @@ def test_a_paired_difference_is_that_of_the_scores_and_its_interval_covers_it():
         return metrics.f1_scores(counts)[..., 0]
 
     found = metrics.compare_scores(y, a, b, f1)
-    values = [f1(metrics.confusion(y, read)) for read in (a, b)]
+    values = [f1(metrics.confusion(y, predicted)) for predicted in (a, b)]
     assert found["value"] == pytest.approx(values[1] - values[0])
     assert found["ci95"][0] < found["value"] < found["ci95"][1] and found["p"] < 0.01
-    turned = metrics.compare_scores(y, b, a, f1)
-    assert turned["value"] == pytest.approx(-found["value"])
+    backwards = metrics.compare_scores(y, b, a, f1)
+    assert backwards["value"] == pytest.approx(-found["value"])
     same = metrics.compare_scores(y, a, a, f1)
     assert same == {"value": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
-    # Pairing counts: two readers who err on the same recordings differ by less than two who do not.
+    # Two models that err on the same recordings have a narrower interval than two that do not.
     nearly = a.copy()
     nearly[np.flatnonzero(a != y)[:5]] = y[np.flatnonzero(a != y)[:5]]
     alone = metrics.compare_scores(y, a, nearly, metrics.challenge_score)
     assert np.diff(alone["ci95"]) < np.diff(found["ci95"]) / 2
 
 
-def made(name: str, scored, protocol: str = "leakfree", **config) -> dict:
-    """A result with real scores of the small network, under any name."""
-    found, model, _ = scored
-    settings = {
-        "defence": name,
-        "select": "best",
-        "seed": 2017,
-        "epochs": 2,
-        "dropout": 0.2,
-    } | config
-    settings["recordings"] = (
-        f"DEMO (SYNTHETIC), train, labels v3, protocol {protocol}, 9 recordings"
-    )
-    return cards.result(name, settings, HISTORY, {"validation": found, "test": found}, model)
-
-
-def test_a_card_says_what_was_kept_and_how_to_remake_it(scored):
-    card = cards.card(made("trades", scored, beta=6.0), "/somewhere/first.keras", "make it")
-    assert "| kept | epoch 1 of 2: the best on dev" in card
-    assert "the weights of first |" in card and "/somewhere" not in card
-    assert "```bash\nmake it\n```" in card and "beta 6.0" in card
-    last = cards.card(made("static", scored, select="last"), "", "")
-    assert "| kept | epoch 2 of 2: the last" in last and "random weights" in last
-
-
-def test_the_results_table_puts_the_originals_figures_where_they_belong(scored):
-    results = {"adaptive": made("adaptive", scored), "fast": made("fast", scored, "original")}
-    table = comparisons.results_table(results, ("validation", "test"))
-    assert table.index.tolist() == [
-        ("adaptive", "leakfree", "validation"),
-        ("adaptive", "leakfree", "test"),
-        ("fast", "original", "validation"),
-        ("fast", "original", "test"),
+def test_claims_are_tested_on_pairs():
+    results = {"a": made_run("a"), "b": made_run("b")}
+    claims = [
+        Claim(("a", "clean"), ("b", "clean"), "AF F1"),
+        Claim(("a", "clean"), ("b", "pgd20"), "AF recall"),
+        Claim(("a", "clean"), ("not run", "clean"), "AF F1"),
+        Claim(("a", "clean"), ("a", "not computed"), "AF F1"),
     ]
-    assert table["F1 A, original"].tolist() == ["0.87", "—", "—", "—"]
+    table = comparison.claims_table(results, "validation", claims)
+    assert table.index.tolist() == [("b − a, clean", "AF F1"), ("b − a, clean", "AF recall")]
+    same, attacked = table.iloc[0], table.iloc[1]
+    assert same.tolist() == ["+0.00 [+0.00, +0.00]", "1", "1", "no difference shown"]
+    assert attacked["difference"].startswith("-0.60")
+    # A bootstrap of 2,000 draws shows no smaller p than 0.001; two tests double it.
+    assert attacked.tolist()[1:] == ["≤ 0.001", "≤ 0.002", "reduces AF recall"]
 
 
-def test_claims_are_tested_on_pairs(scored):
-    results = {"a": made("static", scored), "b": made("static", scored)}
-    clean, fresh = "nothing attacked", comparisons.Z
-    claims = {
-        "nothing": comparisons.Claim(("a", clean), ("b", clean), "F1 A", "up", "down"),
-        "attacked": comparisons.Claim(("a", clean), ("b", fresh), "AF recall", "up", "down"),
-        "not run": comparisons.Claim(("a", clean), ("c", clean), "F1 A", "up", "down"),
+def test_a_difference_has_a_direction_only_where_it_is_shown():
+    def run(af_found: int) -> RunResult:
+        predicted = "A" * af_found + "N" * (20 - af_found) + LABELS[20:]
+        return made_run("one", reports={"test": made_report(clean=predicted)})
+
+    results = {"few": run(4), "some": run(5), "many": run(18)}
+
+    def verdict(before: str, after: str) -> str:
+        claim = Claim((before, "clean"), (after, "clean"), "AF recall")
+        return comparison.claims_table(results, "test", [claim])["verdict"].item()
+
+    assert verdict("few", "many") == "raises clean AF recall"
+    assert verdict("many", "few") == "reduces clean AF recall"
+    assert verdict("few", "some") == "no difference shown"
+
+
+def test_claims_on_leaky_runs_are_not_tested_on_the_test_fold():
+    runs = {run for claim in comparison.CLAIMS for run, _ in (claim.before, claim.after)}
+    results = {
+        name: made_run(name, protocol="original" if name.startswith("original") else "leakfree")
+        for name in runs
     }
-    table = comparisons.paired(results, "validation", claims)
-    assert list(table.index) == ["nothing", "attacked"]
-    assert table.loc["nothing", "difference"] == "+0.00 [+0.00, +0.00]"
-    before, after = (scored[0]["read as"][key] for key in (clean, fresh))
-    y = scored[0]["labels"]
-    shares = [
-        np.mean([r == "A" for r, label in zip(read, y, strict=True) if label == "A"])
-        for read in (before, after)
-    ]
-    assert table.loc["attacked", "difference"].startswith(f"{shares[1] - shares[0]:+.2f}")
+    assert len(comparison.claims_table(results, "validation")) == len(comparison.CLAIMS)
+    tested = comparison.claims_table(results, "test").index.get_level_values("comparison")
+    assert len(tested) == 3 and not any("original" in name for name in tested)
 
 
-def test_a_claim_means_more_or_less_only_where_it_is_shown():
-    def read(af_found: int) -> dict:
-        labels = "A" * 20 + "N" * 20
-        found = "A" * af_found + "N" * (40 - af_found)
-        return {"scores": {"test": {"labels": labels, "read as": {"clean": found}}}}
-
-    results = {"few": read(4), "some": read(5), "many": read(18)}
-
-    def so(before: str, after: str) -> str:
-        claim = comparisons.Claim((before, "clean"), (after, "clean"), "AF recall", "up", "down")
-        return comparisons.paired(results, "test", {"a claim": claim}).loc["a claim", "so"]
-
-    assert so("few", "many") == "up"
-    assert so("many", "few") == "down"
-    assert so("few", "some") == "not shown"
-
-
-def test_claims_of_leaky_models_are_not_judged_on_the_test_fold():
-    runs = {run for claim in comparisons.FAIR.values() for run, _ in (claim.before, claim.after)}
-    assert not any(run.startswith("original") for run in runs)
-    assert {"static", "adaptive", "baseline"} <= runs
-
-
-def test_notebook_6_compares_the_runs_of_any_folder(scored, tmp_path):
-    """Real scores of the small network on the demo set stand in for every run."""
-    results, out, plan = tmp_path / "results", tmp_path / "out", []
-    for name in comparisons.PRESENTED:
-        protocol, defence = (
-            "original" if name.startswith("original") else "leakfree",
-            name.split("-")[-1],
+def test_notebook_6_compares_the_runs_of_any_folder(tmp_path):
+    """Made-up reports stand in for every run."""
+    results, out, rows = tmp_path / "results", tmp_path / "out", []
+    for name in comparison.PRESENTED:
+        protocol = "original" if name.startswith("original") else "leakfree"
+        defence = name.removeprefix("original-")
+        defence = defence if defence in DEFENCES else "baseline"
+        report = made_report(name)
+        report = replace(report, about=replace(report.about, data="DEMO (SYNTHETIC)"))
+        splits = ("validation",) if protocol == "original" else ("validation", "test")
+        write_run(
+            results / f"{name}.json",
+            made_run(name, defence, protocol, reports=dict.fromkeys(splits, report)),
         )
-        found = made(defence if defence in configuration.DEFENCES else "baseline", scored, protocol)
-        if protocol == "original":
-            del found["scores"]["test"]
-        write_json(results / f"{name}.json", found)
-        plan += [
+        rows += [
             {"run": name, "defence": defence, "protocol": protocol, "seed": seed, "split": "test"}
-            | {"start": "", "epochs": 1, "changes": ""}
-            | row
-            for row in scoring.rows(scored[0])
+            | {"start": "", "epochs": 1, "changes": "", "condition": condition, "measure": measure}
+            | {"value": comparison.measure(report, condition, measure)["value"]}
+            for condition, measure in comparison.MEASURES.values()
             for seed in (1, 2)
         ]
-    pd.DataFrame(plan).to_csv(results / "runs.csv", index=False)
+    pd.DataFrame(rows).to_csv(results / "runs.csv", index=False)
     dev = {"split": "dev", "value": 0.8, "seed": 1}
     pd.DataFrame(
         {"run": run, "changes": text, "measure": measure} | dev
         for run, text in (("reference", ""), ("dropout-0", "dropout=0"))
-        for measure in ("challenge score", "F1 A")
+        for measure in ("challenge_score", "f1_A")
     ).to_csv(results / "ablation.csv", index=False)
     done = papermill("06_results", tmp_path, RESULTS=results, OUT=out, HISTORIES="static adaptive")
     assert done.returncode == 0, done.stderr[-3000:]
     for figure in FIGURES["06_results"]:
-        assert json.loads((out / f"{figure}.json").read_text())["data"] == "DEMO (SYNTHETIC)"
+        assert (out / f"{figure}.json").exists()
         assert (out / f"{figure}.png").stat().st_size > 10_000
 
 
@@ -217,49 +220,58 @@ def test_seeds_stand_side_by_side_and_single_runs_are_left_out():
     table = pd.DataFrame(
         {
             **{"defence": d, "seed": s, "protocol": "leakfree", "split": "test"},
-            **{"attack": "none", "measure": measure, "value": value},
+            **{"condition": condition, "measure": measure, "value": value},
             **{"start": None, "epochs": 4 if (d, s) in shorter else 20, "changes": None},
         }
         for (d, s), value in (values | shorter).items()
-        for measure in ("F1 A", "challenge score")
+        for condition, measure in (
+            ("clean", "f1_A"),
+            ("clean", "challenge_score"),
+            ("random_sign", "noise_false_positive_rate"),
+        )
+        if condition == "clean" or s == 1  # the weights of the others are gone
     )
-    found = comparisons.seeds(table, "test")
-    assert list(found) == ["fast"] and found["fast"]["F1 A"] == {1: 0.5, 2: 0.7, 3: 0.6}
-    complete = {d: {m: v for m, v in measures.items() if v} for d, measures in found.items()}
-    row = comparisons.seeds_table(complete).loc[("fast", "F1 A")]
+    found = comparison.seeds(table, "test")
+    assert list(found) == ["fast"] and list(found["fast"]) == ["AF F1", "challenge score"]
+    assert found["fast"]["AF F1"] == {1: 0.5, 2: 0.7, 3: 0.6}
+    row = comparison.seeds_table(found).loc[("fast", "AF F1")]
     assert row.to_dict() == {
         **{"seed 1": "0.50", "seed 2": "0.70", "seed 3": "0.60"},
         **{"mean": "0.60", "SD": "0.10"},
     }
 
 
-def test_the_ablation_tells_what_a_change_is_worth_and_whether_it_was_taken_over():
+def test_the_ablation_tells_what_a_change_does_and_whether_it_was_adopted():
     scores = {
         "r1": ("", 0.80),
-        "r2": ("", 0.82),
         "a": ("dropout=0.5", 0.70),
+        "r2": ("", 0.82),
         "b": ("noise=0", 0.83),
+        "c": ("averaging=0.999", 0.84),  # a setting that training no longer has
     }
     table = pd.DataFrame(
         {"run": run, "split": "dev", "changes": text or None, "measure": measure, "value": value}
         for run, (text, value) in scores.items()
-        for measure in ("challenge score", "F1 A")
+        for measure in ("challenge_score", "f1_A")
     )
-    found = comparisons.ablation_table(table, {"dropout": 0.2, "noise": 0.0})
-    assert found["less the reference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.020"]
-    assert found.loc["dropout=0.5", "kept"] == "no" and found.loc["noise=0", "kept"] == "yes"
+    found = comparison.ablation_table(table, {"dropout": 0.2, "noise": 0.0})
+    assert found["difference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.020", "+0.030"]
+    assert found["adopted"].tolist() == ["yes", "yes", "no", "yes", "no"]
+    assert found.index[0] == "reference, run 1"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.keras")), ids=lambda p: p.stem)
-def test_every_shipped_model_has_its_card_history_and_recipe(path):
+def test_every_shipped_model_has_its_card_history_and_configuration(path):
     """And the card is that of these weights."""
-    found = json.loads((ROOT / "figures" / "results" / f"{path.stem}.json").read_text())
-    weights = network.load(path).get_weights()
-    assert found["weights"]["sha256"] == digest(*(np.asarray(w) for w in weights))
-    card = path.with_suffix(".md").read_text()
-    assert found["weights"]["sha256"][:16] in card
-    assert f"python -m ecgnb sweep models/runs.csv runs --only {path.stem}\n" in card
-    assert all(line in card for line in cards.score_lines(found["scores"]))
+    from ecgnb.models.files import load_model
+
+    found = read_run(ROOT / "figures" / "results" / f"{path.stem}.json")
+    weights = load_model(path).get_weights()
+    assert found.weights["sha256"] == array_digest(*(np.asarray(w) for w in weights))
+    text = path.with_suffix(".md").read_text()
+    assert found.weights["sha256"][:16] in text
+    assert f"python ci/sweep.py models/runs.csv runs --only {path.stem}\n" in text
+    assert markdown(comparison.score_table(found.reports)) in text
     config = json.loads(path.with_suffix(".json").read_text())
-    assert config == found["config"] and config["recordings"]
+    assert config == found.config and config["recordings"]
     assert len(pd.read_csv(path.with_suffix(".csv"))) == config["epochs"]

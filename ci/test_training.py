@@ -12,14 +12,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, small_network
 from keras import layers
 
 from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, pgd
 from ecgnb.errors import EcgnbError
 from ecgnb.models import network
-from ecgnb.models.files import load_model, save_model
+from ecgnb.models.files import save_model
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.training import defences, loop
 from ecgnb.training.configuration import TrainingConfig, training_config
@@ -41,10 +41,6 @@ TINY = [
 ]
 
 
-def train_command(folder, *more):
-    return [sys.executable, "-m", "ecgnb", "train", "adaptive", str(folder), *TINY, *more]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     keras.utils.set_random_seed(5)
@@ -53,12 +49,24 @@ def start(tmp_path_factory):
     return path
 
 
-def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path, start):
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    subprocess.run([*train_command(unbroken), "--start", str(start)], check=True, **quiet)
+@pytest.fixture
+def small(monkeypatch):
+    """A network of three layers in place of the one with 34, wherever one is built or saved."""
+    monkeypatch.setattr(network, "build", small_network)
+    keras.utils.set_random_seed(8)
+    return small_network()
 
-    run = subprocess.Popen([*train_command(broken), "--start", str(start)], **quiet)
+
+def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path, start, capsys):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+
+    def train(folder, *more):
+        return ["train", "adaptive", str(folder), *TINY, "--start", str(start), *more]
+
+    assert main(train(unbroken)) == 0
+    command = [sys.executable, "-m", "ecgnb", *train(broken)]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = subprocess.Popen(command, **quiet)
     while not list(broken.glob("checkpoint-*.keras")):
         assert run.poll() is None, run.stderr.read().decode()
         time.sleep(0.05)
@@ -66,33 +74,25 @@ def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path,
     run.wait()
     reached = [p.stem for p in broken.glob("checkpoint-*.keras")]
     assert reached and "checkpoint-0002" not in reached
-    subprocess.run([*train_command(broken), "--start", str(start)], check=True, **quiet)
+    subprocess.run(command, check=True, **quiet)
 
     ends = [keras.models.load_model(f / "checkpoint-0002.keras") for f in (unbroken, broken)]
-    pairs = zip(ends[0].weights, ends[1].weights, strict=True)
-    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
-    moments = zip(ends[0].optimizer.variables, ends[1].optimizer.variables, strict=True)
-    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in moments)
+    for variables in ([e.weights for e in ends], [e.optimizer.variables for e in ends]):
+        assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(*variables, strict=True))
     histories = [pd.read_csv(f / "history.csv") for f in (unbroken, broken)]
     assert histories[0].equals(histories[1]) and len(histories[0]) == 2
     assert not list(broken.glob(".*")), "a half-written file was left behind"
 
-    refused = subprocess.run(
-        [*train_command(broken, "--epsilon", "0.1"), "--start", str(start)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "other settings (epsilon)" in refused.stderr and "Traceback" not in refused.stderr
+    assert main(train(broken, "--epsilon", "0.1")) == 2
+    message = capsys.readouterr().err
+    assert "other settings (epsilon)" in message and "Traceback" not in message
 
 
-def test_a_run_is_not_resumed_with_other_recordings(tmp_path, demo_train, demo_dev, start):
+def test_a_run_is_not_resumed_with_other_recordings(tmp_path, demo_train, demo_dev, small):
     config = TrainingConfig("static", 1, per_class=6, batch_size=8, steps=1)
-    start_model, subset = load_model(start), demo_train.take(slice(0, 40))
-    loop.train(config, subset, demo_dev.take(slice(0, 8)), tmp_path, start_model)
+    loop.train(config, demo_train.take(slice(0, 40)), demo_dev, tmp_path, small)
     with pytest.raises(EcgnbError, match=r"made with other settings \(recordings\)"):
-        loop.train(config, demo_train, demo_dev, tmp_path, start_model)
+        loop.train(config, demo_train, demo_dev, tmp_path, small)
 
 
 def test_recomputed_statistics_are_those_of_inference(demo_train):
@@ -205,14 +205,12 @@ def test_a_wrong_defence_or_a_missing_start_is_named(demo_train, demo_dev, tmp_p
         loop.train(training_config("static"), demo_train, demo_dev, tmp_path)
 
 
-def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev):
+def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev, small):
     """One KerasClassifier serves a model while it trains: it must not freeze the weights it first saw."""
-    keras.utils.set_random_seed(8)
-    model = network.build()
-    classifier = KerasClassifier(model, 4)
+    classifier = KerasClassifier(small, 4)
     problem = Threat().on(demo_dev.take(np.arange(4)))
     before = pgd(classifier, problem, steps=1).logits
-    model.set_weights([1.1 * w for w in model.get_weights()])
+    small.set_weights([1.1 * w for w in small.get_weights()])
     after = pgd(classifier, problem, steps=1).logits
     assert not np.allclose(before, after)
 

@@ -1,4 +1,4 @@
-"""Put the tables made from figures/*.json between their markers in README.md and ci/CLUSTER.md."""
+"""Put what is made from figures/*.json between its markers, in README.md and the pages beside it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,96 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bench
+import pandas as pd
 from bench_cluster import million
 
+from ecgnb.evaluation.schema import read_report
 from ecgnb.files import write_atomically
-from ecgnb.report.comparison import claims_markdown, results_markdown
-from ecgnb.report.old_report import demo_line
-from ecgnb.report.tables import headline_markdown
+from ecgnb.report import comparison
+from ecgnb.report.runs import read_run, read_runs
+from ecgnb.report.tables import demo_sentence, description, findings_table, markdown
 
 ROOT = Path(__file__).parents[1]
-TABLES = {
-    "README.md": {
-        "results": results_markdown,
-        "claims": claims_markdown,
-        "robustness": headline_markdown,
-        "demo": demo_line,
-        "bench": bench.table,
-        "machines": bench.machines,
+EVALUATED = ("baseline", "static", "adaptive")  # by ci/evaluate
+
+
+def findings(folder: Path) -> str:
+    """The finding in one table, from the whole evaluations."""
+    path = folder / "evaluation"
+    reports = {n: read_report(path / f"{n}-validation-standard.json") for n in EVALUATED}
+    captions = {description(report) for report in reports.values()}
+    return "\n".join([*sorted(captions), "", small_intervals(markdown(findings_table(reports)))])
+
+
+def results(split: str) -> Callable[[Path], str]:
+    """The results on a split: clean, then attacked."""
+
+    def table(folder: Path) -> str:
+        runs = read_runs(folder / "results", comparison.PRESENTED)
+        abouts = [run.reports[split].about for run in runs.values() if split in run.reports]
+        captions = {
+            f"{about.data}, {about.split}: {about.recordings} recordings, {about.class_counts['A']} AF; "
+            f"labels {about.labels}, seed {about.seed}"
+            for about in abouts
+        }
+        tables = (
+            small_intervals(markdown(comparison.results_table(runs, split, measures)))
+            for measures in (comparison.CLEAN, comparison.ATTACKED)
+        )
+        return "\n\n".join([*sorted(captions), *tables])
+
+    return table
+
+
+def original(folder: Path) -> str:
+    """The original's figures beside ours."""
+    runs = read_runs(folder / "results", comparison.PRESENTED)
+    return markdown(comparison.original_table(runs))
+
+
+def claims(folder: Path) -> str:
+    """The claims, tested on both splits."""
+    runs = read_runs(folder / "results", comparison.PRESENTED)
+    tables = {split: comparison.claims_table(runs, split) for split in ("validation", "test")}
+    return markdown(pd.concat(tables, names=["split"]))
+
+
+def seeds(folder: Path) -> str:
+    """The defences by seed, on the test fold."""
+    runs = pd.read_csv(folder / "results" / "runs.csv")
+    return markdown(comparison.seeds_table(comparison.seeds(runs, "test")))
+
+
+def ablation(folder: Path) -> str:
+    """What was tried for the baseline."""
+    tried = pd.read_csv(folder / "results" / "ablation.csv")
+    config = read_run(folder / "results" / "baseline.json").config
+    return markdown(comparison.ablation_table(tried, config))
+
+
+def demo(folder: Path) -> str:
+    """The baseline on the synthetic set."""
+    return demo_sentence(read_report(folder / "demo_baseline.json"))
+
+
+PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "README.md": {"findings": findings, "demo": demo},
+    "notebooks/RESULTS.md": {
+        "original": original,
+        "validation": results("validation"),
+        "test": results("test"),
+        "claims": claims,
+        "seeds": seeds,
+        "ablation": ablation,
     },
+    "ci/SPEED.md": {"bench": bench.table, "machines": bench.machines},
     "ci/CLUSTER.md": {"million": million},
 }
+
+
+def small_intervals(table: str) -> str:
+    """A Markdown table with each interval small, on a line of its own: short cells."""
+    return re.sub(r" \[([^\]|]*), ([^\]|]*)\]", r"<br><sub>[\1,&nbsp;\2]</sub>", table)
 
 
 def with_tables(text: str, tables: dict[str, Callable[[Path], str]], figures: Path) -> str:
@@ -39,9 +110,9 @@ def with_tables(text: str, tables: dict[str, Callable[[Path], str]], figures: Pa
 
 
 def main() -> None:
-    for file, tables in TABLES.items():
-        text = with_tables((ROOT / file).read_text(), tables, ROOT / "figures")
-        write_atomically(ROOT / file, lambda path, text=text: path.write_text(text))
+    for file, tables in PAGES.items():
+        text = with_tables((ROOT / file).read_text("utf-8"), tables, ROOT / "figures")
+        write_atomically(ROOT / file, lambda path, text=text: path.write_text(text, "utf-8"))
 
 
 if __name__ == "__main__":

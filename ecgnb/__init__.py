@@ -48,7 +48,7 @@ _PUBLIC = {
     "evaluate": "ecgnb.evaluation.engine",
     "Report": "ecgnb.evaluation.schema",
 }
-__all__ = list(_PUBLIC)  # noqa: PLE0605 (made from the table above)
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,7 @@ def write_json(path: Path, numbers: dict) -> None:
 def save_arrays(stem: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write each array to a file of its own, named after `stem`, for `load_arrays`."""
     for name, array in arrays.items():
-        write_atomically(
-            _array_path(stem, name), lambda target, array=array: np.save(target, array)
-        )
+        write_atomically(_array_path(stem, name), partial(_save_array, array))
 
 
 def has_arrays(stem: Path, names: Sequence[str]) -> bool:
@@ -50,6 +49,10 @@ def load_arrays(stem: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     The arrays are read-only and mapped, not read: what is never looked at takes neither time nor memory.
     """
     return {name: np.asarray(np.load(_array_path(stem, name), mmap_mode="r")) for name in names}
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    np.save(path, array)
 
 
 def _array_path(stem: Path, name: str) -> Path:

@@ -1,20 +1,51 @@
-"""Plumbing that keeps the notebooks thin: parameters, folders, model or training run."""
+"""Plumbing that keeps the notebooks thin: parameters, folders, a model that is loaded or trained."""
 
 from __future__ import annotations
 
 import ast
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import keras
 import pandas as pd
 from IPython import get_ipython
 
-from ecgnb.data import dataset as data
+from ecgnb.data.dataset import load_data
 from ecgnb.errors import EcgnbError
-from ecgnb.models import network
-from ecgnb.training import loop as training
+from ecgnb.evaluation.run import EvaluatedModel
+from ecgnb.evaluation.schema import Report, read_report
+from ecgnb.models.files import load_model, model_path, save_model
+from ecgnb.quiet import keras
+from ecgnb.training.configuration import TrainingConfig
+from ecgnb.training.loop import train
 
-ROOT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
+# Where relative paths start: the repository, or the working folder of a package installed without it.
+ROOT = CHECKOUT if (CHECKOUT / "notebooks").is_dir() else Path.cwd()
+
+
+def start(out: str, show_devices: bool = False) -> Path:
+    """What every notebook does first: check the parameters, make the output folder `out`, and return it.
+
+    Raises EcgnbError if papermill gave a parameter that the notebook does not have.
+    """
+    check_parameters()
+    if show_devices:
+        print(devices())
+    folder = resolve(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def resolve(path: str | Path) -> Path:
+    """A parameter that is a path, or the name of a shipped model, as a path.
+
+    A relative path counts from the repository's root, not from the folder that Jupyter, papermill or nbval
+    happened to start in.
+    """
+    shipped = model_path(path)
+    return shipped if shipped.is_absolute() and shipped.is_file() else ROOT / path
 
 
 def check_parameters() -> None:
@@ -46,18 +77,8 @@ def _assigned(source: str) -> set[str]:
     return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
-def output_folder(out: str) -> Path:
-    """OUT as a folder, created; a relative path counts from the repository's root, not from the caller's.
-
-    So Jupyter, papermill and nbval, which all start elsewhere, write to the same place.
-    """
-    folder = ROOT / out
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def load_or_train(
-    config: training.TrainingConfig | None,
+    config: TrainingConfig | None,
     name: str,
     folder: Path,
     source: dict[str, str],
@@ -69,19 +90,20 @@ def load_or_train(
 
     What is trained is saved by that name in `folder`/models.
 
-    source : which recordings to train on: protocol, labels, data and bad, as in `data.load`.
+    source : which recordings to train on: protocol, labels, data and bad, as in `load_data`; start : the model
+    that a defence starts from.
     Returns the model, its training history (None if none lies beside it) and a description.
     """
     if config is None:
-        model = network.load(name)
-        csv = network.path_of(name).with_suffix(".csv")
+        path = resolve(name)
+        csv = path.with_suffix(".csv")
         history = pd.read_csv(csv) if csv.exists() else None
-        return model, history, f"shipped {name}" if history is not None else str(name)
-    train_set, dev_set = (data.load(split, **source) for split in ("train", "dev"))
-    origin = None if config.defence == "baseline" else network.load(start)
+        return load_model(path), history, f"shipped {name}" if history is not None else str(name)
+    train_set, dev_set = (load_data(split, **source) for split in ("train", "dev"))
+    origin = None if config.defence == "baseline" else load_model(resolve(start))
     run = folder / "runs" / config.defence
-    model, history = training.train(config, train_set, dev_set, run, origin, resume)
-    network.save(model, folder / "models" / f"{Path(name).stem}.keras")
+    model, history = train(config, train_set, dev_set, run, origin, resume)
+    save_model(model, folder / "models" / f"{Path(name).stem}.keras")
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
 
 
@@ -96,3 +118,31 @@ def devices() -> str:
 
         found = [device.name for device in tf.config.list_logical_devices()]
     return f"Keras {keras.__version__} on {keras.backend.backend()}: {', '.join(found)}"
+
+
+def stored_report(model: EvaluatedModel, split: str, suite: str) -> Report:
+    """The report of a model in figures/evaluation. Raises EcgnbError if it was made with other weights."""
+    path = _evaluations() / f"{model.name}-{split}-{suite}.json"
+    report = read_report(path)
+    if report.about.weights != model.digest:
+        raise EcgnbError(
+            f"{path}: made with other weights than {model.name} has now; make it again: python -m ecgnb "
+            f"evaluate {model.name} --split {split} --suite {suite} --out figures/evaluation"
+        )
+    return report
+
+
+def stored_transfer(names: Sequence[str], split: str) -> dict[str, Any]:
+    """What `engine.transfer` found, from figures/evaluation, for some of its models."""
+    path = _evaluations() / f"transfer-{split}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        success = {a: {b: found["success"][a][b] for b in names} for a in names}
+    except (OSError, ValueError, KeyError) as error:
+        remedy = f"make it again: python -m ecgnb transfer {' '.join(names)} --split {split} --out figures/evaluation"
+        raise EcgnbError(f"{path}: no such models, or no file ({error}); {remedy}") from error
+    return found | {"success": success}
+
+
+def _evaluations() -> Path:
+    return ROOT / "figures" / "evaluation"

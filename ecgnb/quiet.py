@@ -60,11 +60,11 @@ def without_start_up_messages() -> Iterator[None]:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # later: warnings and errors, no information
 with without_start_up_messages():
     import keras
-    from keras import layers
+    from keras import layers, ops
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # TensorFlow looks for GPUs only when it is asked
 
-__all__ = ["keras", "layers"]
+__all__ = ["keras", "layers", "ops"]

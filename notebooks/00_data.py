@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 0 · The recordings
 #
-# **You learn** what the PhysioNet/CinC Challenge 2017 recordings look like, how they become numbers for a
-# network, and which traps they hold: a leak, duplicates, three versions of the labels.
+# **You learn** what the recordings of the PhysioNet/CinC Challenge 2017 look like, and how they become the input of
+# a network. You also see three traps in them: a leak, duplicates, and three versions of the labels.
 #
-# **You need** 4 MB of data (fetched if absent) and about 10 seconds. No network is trained or loaded here.
+# **You need** 4 MB of data, fetched if absent, and about 10 seconds. No network is trained or loaded here.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -25,110 +25,116 @@ SEED = 2017  # of the balanced draw
 OUT = "out"  # folder for figures; a relative path counts from the repository's root
 
 # %% [markdown]
-# Everything that is mechanism lives in the package `ecgnb`; the notebook holds decisions and results.
+# The package `ecgnb` holds the methods. The notebooks hold decisions and results.
 
 # %%
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ecgnb import notebook
-from ecgnb.data import audit
-from ecgnb.data import dataset as data
-from ecgnb.data.records import CLASSES
-from ecgnb.report import figures as plots
-from ecgnb.report import old_report as report
-from ecgnb.report import style as canvas
+from ecgnb import load_data, notebook
+from ecgnb.data.audit import as_text, audit
+from ecgnb.data.dataset import balanced_index, class_weights
+from ecgnb.evaluation.engine import describe
+from ecgnb.report import figures, style
 
-notebook.check_parameters()
-out = notebook.output_folder(OUT)
-print(notebook.devices())
+out = notebook.start(OUT, show_devices=True)
 
 # %% [markdown]
-# ## What the network reads
+# ## The input of the network
 #
-# The challenge's 300 "validation" recordings, as a data set. Each is cut to 30 s, z-scored, then padded with
-# zeros to 9,000 samples, in this order (the released predictor's). `x` is in units of the recording's own
-# standard deviation ("z-units"); `mean_mv` and `sd_mv` turn it back into millivolts.
+# The challenge calls 300 of its recordings "validation". Each is cut to 30 s, z-scored, and then padded with zeros
+# to 9,000 samples. This is the order of the released predictor (Andreotti et al. 2017).
+#
+# To z-score a recording, subtract its mean and divide by its standard deviation (SD). So `x` is in **z-units**:
+# multiples of the recording's own SD. `mean_mv` and `sd_mv` turn it back into millivolts.
 
 # %%
-validation = data.load("validation", protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
-print(validation.title)
+dataset = load_data("validation", protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+about = describe(dataset, seed=SEED, model="none")
+print(dataset.title)
 
 # %% tags=["nbval-check-output"]
-print("x", validation.x.shape, validation.x.dtype, "finite:", bool(np.isfinite(validation.x).all()))
-print({letter: int((validation.y == c).sum()) for c, letter in enumerate(CLASSES)})
-print("shorter than 30 s:", int((validation.lengths < data.WINDOW).sum()))
+print("x", dataset.x.shape, dataset.x.dtype, "finite:", bool(np.isfinite(dataset.x).all()))
+print(about.class_counts)
+print("shorter than 30 s:", int((dataset.lengths < dataset.x.shape[1]).sum()))
 
 # %% [markdown]
-# **Look for** the P wave before each QRS complex in the normal recording, and its absence, with uneven beats,
-# in the AF one. "Other" is whatever is neither; "noisy" defeats the cardiologist too.
+# **Look for** the P wave before each QRS complex in the normal recording. In atrial fibrillation (AF) it is absent,
+# and the beats are uneven. "Other" is any other rhythm. "Noisy" is too noisy to classify.
 
 # %%
-first = {letter: validation.of_class(letter).take([0]) for letter in CLASSES}
-strips = {f"{letter}: {one.names[0]}": one.in_mv(one.x)[0] for letter, one in first.items()}
-gallery = plots.class_gallery(strips, validation.title)
-shown = {"records": [str(one.names[0]) for one in first.values()]}
-about = report.provenance(validation, SEED, "none")
-canvas.save(gallery, out / "class_gallery.png", about | shown)
-display(gallery)
+first = {symbol: dataset.of_class(symbol).take([0]) for symbol in dataset.classes}
+titles = {symbol: f"{style.class_title(symbol)}, {one.names[0]}" for symbol, one in first.items()}
+strips = {titles[symbol]: one.in_mv(one.x)[0] for symbol, one in first.items()}
+figure = figures.class_gallery(strips, dataset.title)
+records = {symbol: str(one.names[0]) for symbol, one in first.items()}
+style.save(figure, out / "class_gallery.png", {"about": asdict(about), "records": records})
+display(figure)
 
 # %% [markdown]
-# ## How big is ε = 0.2?
+# ## How large is ε = 0.2?
 #
-# The attack's budget is given in z-units, so it is a different voltage for every patient. **Look for** the
-# spread: the same ε is several times larger for one patient than for another.
+# The attacks in the next notebooks change each sample by at most ε, and ε is given in z-units. **Look for** the
+# spread: the same ε is several times more µV for one patient than for another.
 
 # %%
-sd_uv = {letter: 1000 * validation.of_class(letter).sd_mv for letter in CLASSES}
-figure = plots.microvolts_figure(sd_uv, 0.2, validation.title)
-quantiles = {c: np.quantile(0.2 * sd, [0.05, 0.5, 0.95]) for c, sd in sd_uv.items()}
-canvas.save(figure, out / "epsilon_in_microvolts.png", about | {"µV at 5, 50, 95 %": quantiles})
+sd_uv = {symbol: 1000 * dataset.of_class(symbol).sd_mv for symbol in dataset.classes}
+figure = figures.microvolts_figure(sd_uv, 0.2, dataset.title)
+quantiles = {symbol: np.quantile(0.2 * sd, [0.05, 0.5, 0.95]) for symbol, sd in sd_uv.items()}
+epsilon_uv = {s: dict(zip(("p5", "median", "p95"), q, strict=True)) for s, q in quantiles.items()}
+numbers = {"about": asdict(about), "epsilon_z": 0.2, "epsilon_uv": epsilon_uv}
+style.save(figure, out / "epsilon_in_microvolts.png", numbers)
 display(figure)
 
 # %% [markdown]
 # ## The audit
 #
-# Now the whole challenge. A manifest of digests ships with the package, so that the leak and the duplicates show
-# without the large download. **Look for** three things: how many validation recordings are training recordings
-# too; which recordings are there twice; how few noisy ones there are.
+# Now the training recordings of the challenge. The package holds a manifest: the length of each recording, and a digest
+# of its samples. So the leak and the duplicates show without the large download.
+#
+# **Look for** three numbers: validation recordings that are also training recordings, recordings that occur twice, and
+# noisy recordings.
 
 # %%
-tables = audit.audit(DATA, full=FULL, bad=BAD)
+tables = audit(DATA, full=FULL, bad=BAD)
 
 # %% tags=["nbval-check-output"]
-print(audit.as_text(tables))
+print(as_text(tables))
 
 # %% [markdown]
-# Every one of the 300 "validation" recordings is a training recording under the same name. A study that trains on the
-# training set and tests on the validation set, as the original did, tests on what it has learnt.
+# All 300 validation recordings are also training recordings, under the same name. The original study trains on the
+# training set and tests on the validation set. So it tests on recordings that the network has seen.
 #
-# The protocol `leakfree` leaves these 300 and their copies out of training and cuts the rest into train, dev
-# and test by a digest of the name: no random generator, the same folds on every machine for ever.
+# The protocol `leakfree` leaves these 300 and their copies out of training. It divides the rest into three folds:
+# `train`, `dev` to choose an epoch, and `test`. A digest of the record name decides the fold. No random generator
+# is used, so the folds are the same on every machine.
 #
 # ## Balance
 #
-# AF is rare. The original draws at most 300 of each class and weighs what imbalance is left; so do the
-# defences here, per epoch.
+# AF is rare. The original draws at most 300 recordings of each class. Class weights, factors in the training loss,
+# balance what is still unequal. The defences in notebooks 2 and 3 do the same for every epoch.
 
 # %%
-table = tables["Folds of `leakfree` (labels v3)"]
-counts = table.loc["train", list(CLASSES)].to_numpy()
-y = np.repeat(np.arange(len(CLASSES)), counts)
-drawn = y[data.balanced_index(y, PER_CLASS, np.random.default_rng(SEED))]
+classes = list(dataset.classes)
+counts = tables["Folds of `leakfree` (labels v3)"].loc["train", classes].to_numpy()
+y = np.repeat(np.arange(len(classes)), counts)
+drawn = y[balanced_index(y, PER_CLASS, np.random.default_rng(SEED))]
 
 # %% tags=["nbval-check-output"]
-balance = pd.DataFrame({"train fold": counts, "drawn": np.bincount(drawn)}, index=list(CLASSES))
-balance["class weight"] = data.class_weights(drawn).round(3)
+balance = pd.DataFrame({"train fold": counts, "drawn": np.bincount(drawn)}, index=classes)
+balance["class weight"] = class_weights(drawn).round(3)
 print(balance)
 
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - how a recording becomes 9,000 numbers, and back;
-# - that ε in z-units is another voltage for every patient;
-# - that all 300 validation recordings leak from the training set, and how the default protocol avoids it.
+# - how a recording becomes 9,000 numbers, and how these become millivolts again;
+# - that the same ε in z-units is a different voltage for every patient;
+# - that all 300 validation recordings are also training recordings, and how the default protocol avoids this leak.
 #
-# **Questions.** (1) Set `LABELS="v0"`: how many validation labels change, and in which classes? (2) Set `FULL=True`:
-# which class gained most between the label versions, and why might that be? (3) A network tested on padded recordings
-# could learn the padding: would you expect that to matter more for AF or for normal? Use the table of lengths.
+# **Questions.** (1) Set `LABELS="v0"`. How many validation labels change, and in which classes? (2) Set `FULL=True`.
+# Which class gains most between the label versions, and why might that be? (3) A network could learn to recognise
+# the padding. Would that matter more for AF or for normal recordings? Use the table of lengths.

@@ -9,72 +9,72 @@
 # %% [markdown]
 # # 3 · Adaptive adversarial training
 #
-# **You learn** what happens when the examples are made anew at every epoch with the network as it is then (Madry et al. 2018):
-# what it buys, what it costs, and how a detail of batch normalisation decides whether it works at all.
+# **You learn** what changes if the examples are crafted anew in every epoch, on the network as it is then (Madry et al.
+# 2018). You see what robustness costs on clean recordings, and how a detail of batch normalisation affects the result.
 #
-# **You need** notebooks 1 and 2, and about four minutes on two cores with the shipped model (`EPOCHS = 0`). Training as the original
-# did is `EPOCHS = 150`: about 40 seconds an epoch, and the 99 MB training archive. A run that is stopped
+# **You need** notebooks 1 and 2, and about four minutes on two cores with the shipped model (`EPOCHS = 0`). Training as
+# the original did is `EPOCHS = 150`: about 40 seconds an epoch, and the 99 MB training archive. A run that is stopped
 # goes on from its last epoch.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-LABELS = ""  # label version "v0", "v2" or "v3", to train and judge by; "" is the protocol's own
+LABELS = ""  # labels "v0", "v2" or "v3", to train and evaluate with; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
-SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
-BASELINE = "baseline"  # the undefended model: a shipped one, or a .keras or .hdf5 file
-STATIC = "static"  # the statically defended model, for comparison
-MODEL = "adaptive"  # the defended model: a shipped one, or a .keras or .hdf5 file
+SPLIT = "validation"  # recordings to evaluate on: "validation" (300), or "test" (1,198; 99 MB)
+BASELINE = "baseline"  # a shipped model, or a path (relative: from the repository's root)
+STATIC = "static"  # a shipped model, or a path (relative: from the repository's root)
+MODEL = "adaptive"  # a shipped model, or a path (relative: from the repository's root)
 EPOCHS = 0  # 0: use MODEL; more: train that many epochs from BASELINE (the original: 150)
 LEARNING_RATE = 1e-4  # of training (Adam)
 DROPOUT = 0.0  # of training; the original's is 0.5
-STATISTICS = "clean"  # of batch-norm: "clean" (dropout off), or "dropout" (the original)
+STATISTICS = "recomputed"  # batch-norm statistics: "recomputed", or "as_trained" (the original's)
 PER_CLASS = 300  # most recordings of each class in an epoch; half of the AF are attacked
 BATCH_SIZE = 32  # recordings a step, in training and attack
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
 EPSILON = 0.2  # L∞ budget, z-units
 EPS_STEP = 0.02  # PGD step at EPSILON, z-units; at another ε it grows or shrinks with it
-MAX_ITER = 20  # PGD steps when judging
-TRAIN_ITER = 10  # PGD steps when training
-TARGET = "N"  # class that AF shall be read as: "N", "O", "~"; "" is untargeted
+MAX_ITER = 20  # PGD steps in evaluation
+TRAIN_ITER = 10  # PGD steps in training
+TARGET = "N"  # class to be predicted in place of AF: "N", "O", "~"; "" is untargeted
 SEED = 2017  # of training and noise
 RESUME = True  # go on from a checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; a relative path counts from the repository's root
 
 # %%
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 from IPython.display import display
 
-from ecgnb import metrics, notebook
-from ecgnb.attacks.threats import Threat, goal_of
-from ecgnb.data import dataset as data
-from ecgnb.evaluation import old_evaluation as evaluation
-from ecgnb.models.classifier import KerasClassifier
-from ecgnb.models.network import load
-from ecgnb.report import figures as plots
-from ecgnb.report import old_report as report
-from ecgnb.report import style as canvas
-from ecgnb.training import configuration as configuration
+from ecgnb import Threat, evaluate, load_data, load_model, notebook, training_config
+from ecgnb.data.download import cache_dir
+from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb.evaluation.schema import as_json
+from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
+from ecgnb.report import figures, style, tables
+from ecgnb.report.runs import best_and_last
 
-notebook.check_parameters()
-out = notebook.output_folder(OUT)
-threat = Threat(goal_of(TARGET), EPSILON, spare_padding=PROTOCOL == "leakfree")
+out = notebook.start(OUT)
 
 # %% [markdown]
-# ## The config
+# ## The training configuration
 #
-# As in notebook 2, but the adversarial half of the AF recordings is made at the start of every epoch **with the current weights**:
-# the attacker adapts to the defender, again and again.
+# As in notebook 2, half of the AF recordings are attacked. But now the examples are crafted at the start of every epoch
+# **with the current weights**: the attack adapts to the defence.
 #
-# ### Dropout against batch normalisation
+# ### Dropout and batch normalisation
 #
-# Batch normalisation keeps running statistics for inference. Under dropout 0.5 the activations it sees in training have more
-# variance than those it meets in inference, so these statistics do not fit (variance shift; Li et al. 2019). The
-# original fine-tunes in that mode. Here dropout is off while fine-tuning and the statistics are collected again, without
-# dropout, after every epoch (`DROPOUT`, `STATISTICS`). Notebook 6 has both configuration side by side, after as many epochs.
+# **Batch-norm statistics** are the means and variances of activations that batch normalisation stores for inference.
+# Under dropout 0.5, activations vary more in training than in inference. So statistics that are collected in training
+# do not fit inference (variance shift; Li et al. 2019). The original trains like this.
+#
+# Here dropout is off, and the statistics are recomputed without dropout after every epoch (`DROPOUT`, `STATISTICS`).
+# Notebook 6 compares both configurations after the same number of epochs.
 
 # %%
-changes = dict(
+overrides = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
     dropout=DROPOUT,
@@ -88,133 +88,135 @@ changes = dict(
     target=TARGET,
     seed=SEED,
 )
-config = configuration.training_config("adaptive", PROTOCOL, **changes) if EPOCHS else None
+config = training_config("adaptive", PROTOCOL, **overrides) if EPOCHS else None
 
 # %%
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
-judged = data.load(SPLIT, **source)
-model, history, origin = notebook.load_or_train(
+dataset = load_data(SPLIT, **source)
+model, history, name = notebook.load_or_train(
     config, MODEL, out, source, start=BASELINE, resume=RESUME
 )
-gradient = KerasClassifier(model, BATCH_SIZE)
-undefended = KerasClassifier(load(BASELINE), BATCH_SIZE)
-about = report.provenance(judged, SEED, origin)
-print(judged.title, "·", origin)
+print(dataset.title, "·", name)
 
 # %% [markdown]
-# ## How it learnt
+# ## Learning curves
 #
-# **Look for** whether the dashed line (under attack) rises towards the solid one (clean) in the panel of AF recall.
+# **Look for** two dashed lines. In the lowest panel: does AF recall under attack come close to clean AF recall? In the
+# middle panel every class is attacked, untargeted. Does the challenge score under this attack come close to the clean
+# score?
 
 # %%
 histories = {"adaptive": history} if history is not None else {}
-kept = {name: int(h["epoch"][h["criterion"].idxmax()]) for name, h in histories.items()}
-figure = plots.learning_curves(histories, f"{judged.title.split(',')[0]}, dev fold", kept)
-curves = {name: h.to_dict("list") for name, h in histories.items()}
-canvas.save(
-    figure, out / "adaptive_learning_curves.png", about | {"kept": kept, "histories": curves}
-)
+column = "last" if PROTOCOL == "original" else "best"
+selected = {key: int(best_and_last(h).loc["epoch", column]) for key, h in histories.items()}
+fold = dataset.title.split(",")[0] + ", dev fold"
+figure = figures.learning_curves(histories, fold, selected)
+curves = {key: h.to_dict("list") for key, h in histories.items()}
+about = {"about": asdict(describe(dataset, seed=SEED, model=name))}
+numbers = about | {"selected": selected, "histories": curves}
+style.save(figure, out / "adaptive_learning_curves.png", numbers)
 display(figure)
 
 # %% [markdown]
-# ## Clean, and under a fresh attack
+# ## Evaluation
 #
-# **Look for** the price of robustness: which class loses most on clean recordings? Then the right-hand matrix: the attack is made with
-# this very model.
+# Each of the three models is attacked with examples crafted on itself (white-box).
 
 # %%
-settings = dict(step_size=EPS_STEP, steps=MAX_ITER)
-attack = {"threat": str(threat), "epsilon": EPSILON} | settings
-fresh = evaluation.attack_af(gradient, judged, threat, progress="fresh attack", **settings)
+threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
+attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1)
+others = {"baseline": BASELINE, "static": STATIC}
+models = {
+    key: from_keras(load_model(notebook.resolve(path)), Path(path).stem, BATCH_SIZE)
+    for key, path in others.items()
+} | {"adaptive": from_keras(model, name, BATCH_SIZE)}
+suite = notebook_suite(threat, attack, grid=EPSILONS)
+settings = dict(seed=SEED, progress=True, cache=cache_dir() / "attacks")
+reports = {key: evaluate(one, dataset, suite, **settings) for key, one in models.items()}
+report = reports["adaptive"]
+print(threat, "·", attack.title)
 
 # %% tags=["nbval-check-output"]
-af = judged.of_class("A")
-delta = fresh.x.astype(np.float64) - af.x
+af = dataset.of_class("A")
+delta = report.examples["pgd20"].x.astype(np.float64) - af.x
 print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
 print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 
-# %%
-numbers = (
-    about
-    | evaluation.judge(gradient, judged, fresh.x).numbers(threat.goal, SEED)
-    | {"attack": attack}
-)
-noisy = evaluation.noisy(judged.of_class("A"), threat, SEED)
-noise_read = gradient.logits(noisy).argmax(axis=1)
-numbers["AF recall under random noise"] = metrics.rate(noise_read == evaluation.AF)
+# %% [markdown]
+# ## Clean, and under attack
+#
+# **Look for** the cost of robustness in the left matrix: which F1 is lower than the baseline's in notebook 1? Then
+# compare the first rows of the two matrices.
 
 # %%
-maps = {"adaptive, clean": "clean", f"adaptive, fresh attack, ε {EPSILON}": "attacked"}
-figure = plots.confusion_figure(
-    {name: numbers[f"confusion {key}"] for name, key in maps.items()},
-    judged.title,
-    {name: numbers[key] for name, key in maps.items()},
-)
+clean, attacked = (report.conditions[key].scores for key in ("clean", "pgd20"))
+panels = {"adaptive, clean": clean, f"adaptive, white-box attack, ε {EPSILON:g}": attacked}
+figure = figures.confusion_figure(panels, dataset.title)
+style.save(figure, out / "final_clean_matrix.png", as_json(report))
 display(figure)
 
+# %% [markdown]
+# The three models side by side:
+
 # %%
-for name, score in report.headline(numbers).items():
-    print(f"{name:60s} {score}")
+tables.side_by_side(tables.headline, reports)
 
 # %% [markdown]
-# ## A shortcut?
+# ## Label leaking
 #
-# In this training only AF recordings are attacked. So whatever is perturbed *is* AF, and a network can learn that in place of
-# resisting: label leaking (Kurakin et al. 2017). **Look for** normal recordings with random noise of the same size, which nobody
-# made to deceive: how many does each model now call AF? And in the matrices above: is AF found *more* often under attack or noise
-# than in clean recordings? Resistance cannot do that.
-
-# %%
-models = {
-    "baseline": KerasClassifier(load(BASELINE), BATCH_SIZE),
-    "static": KerasClassifier(load(STATIC), BATCH_SIZE),
-    "adaptive": gradient,
-}
-noisy_normal = evaluation.noisy(judged.of_class("N"), threat, SEED)
-alarms = {
-    name: metrics.rate(of.logits(noisy_normal).argmax(axis=1) == evaluation.AF)
-    for name, of in models.items()
-}
-numbers["N read as A under random noise"] = alarms
-canvas.save(figure, out / "final_clean_matrix.png", numbers)
-for name, score in alarms.items():
-    print(f"normal recordings with random noise, read as AF by {name:10s} {report.spoken(score)}")
+# In this training only AF recordings are attacked. So a perturbation means AF, and the network can learn that instead
+# of robustness. This is **label leaking** (Kurakin et al. 2017), a form of shortcut learning.
+#
+# **Look for** normal recordings that are predicted as AF: in the table above, clean and with random noise of the same
+# size. A network that takes every perturbation for AF would predict AF for most of the noisy ones.
+#
+# This is one test, and it is weak. Adversarial perturbations are not random noise. A network may take what looks like
+# the attack of its training for AF, and still not random noise. Question 4 is a stronger test.
 
 # %% [markdown]
-# ## The final curve
+# ## Is the difference more than chance?
 #
-# All three models, each under a fresh targeted attack made with itself, and noise as the control. **Look for** where each curve
-# meets one half, and for overlapping bands: with this many AF recordings, differences within the bands are not
-# differences.
+# Two models are evaluated on the same recordings, so compare them recording by recording. The difference has a
+# bootstrap interval. McNemar's exact test uses the recordings on which only one of the two models is right. Holm's
+# method adjusts p, since the table holds several tests.
 
 # %%
-sweep = dict(steps=MAX_ITER, step_per_epsilon=EPS_STEP / EPSILON if EPSILON else 0.1)
-curves = {
-    name: evaluation.robustness_curve(of, judged, threat, progress=name, **sweep)
-    for name, of in models.items()
-}
-curves["random ±ε on adaptive"] = evaluation.noise_curve(gradient, judged, threat, seed=SEED)
+tables.paired_table(reports)
+
+# %% [markdown]
+# ## AF recall against ε
+#
+# **Look for** where each curve reaches one half, and where bands overlap.
 
 # %%
+curves = {key: one.curves["pgd20"] for key, one in reports.items()}
+curves["random ±ε on adaptive"] = report.curves["random_sign_recall"]
 uv_per_z = float(np.median(af.sd_mv) * 1000)
-figure = plots.robustness_curve(curves, judged.title, uv_per_z=uv_per_z, marked_epsilon=EPSILON)
-facts = {"curves": curves, "µV per z-unit, median": uv_per_z, "attack": {"goal": TARGET} | sweep}
-canvas.save(figure, out / "final_robustness_curve.png", about | facts)
+figure = figures.robustness_curve(curves, dataset.title, uv_per_z, EPSILON)
+
+# %%
+curves = {key: one.curves for key, one in reports.items()}
+numbers = {"about": asdict(report.about), "threat": asdict(threat), "uv_per_z": uv_per_z}
+style.save(figure, out / "final_robustness_curve.png", numbers | {"curves": curves})
 display(figure)
 
 # %% [markdown]
 # ## What this does not show
 #
-# The model was trained against AF → N by PGD and judged by AF → N by PGD. Whether it withstands other attacks of that aim, other
-# aims and other units is the evaluated of notebook 4; "robust across all ε", as the original put it, is more than one attack can show.
-# Whoever does not trust the noise above to reveal every shortcut attacks recordings of all classes in training (`DEFENCE` in notebook 5).
+# The model was trained against PGD with the target normal, and evaluated with PGD and the same target. Notebook 4 tries
+# other attacks, other targets and other units. The original calls its model "robust across all ε". One attack with one
+# target cannot show that.
+#
+# Notebook 5 trains models under attacks on all classes (`DEFENCE`). There a perturbation does not mean AF.
 #
 # ## In this notebook we saw
 #
-# - that examples made anew each epoch keep AF recall under fresh attacks, which stored ones do not;
-# - that AF recall under attack alone is no evidence: a model that calls everything perturbed AF would have it too;
-# - what the defence costs on clean recordings, with intervals.
+# - adversarial training with examples that are crafted anew in every epoch, and its AF recall under white-box attack;
+# - why AF recall under attack alone is weak evidence: a model that predicts AF for every perturbation has it too;
+# - the cost of the defence on clean recordings, with intervals.
 #
-# **Questions.** (1) Set `TARGET=""`: how much of the robustness is left when AF may become anything? (2) Train with
-# `-p DROPOUT 0.5 -p STATISTICS dropout -p EPOCHS 12` and compare the curves. (3) The best epoch is chosen on the dev fold by a
-# criterion that averages accuracy and robustness. Which epoch would each alone have chosen?
+# **Questions.** (1) Set `TARGET=""`. How much robust recall is left when AF may become anything? (2) Train with
+# `-p DROPOUT 0.5 -p STATISTICS as_trained -p EPOCHS 12` and compare the curves. (3) The selected epoch has the best mean
+# of clean challenge score and AF recall under attack on dev. Which epoch would each of the two have selected? (4) As in
+# notebook 2, craft examples on the baseline, but of class other: `Threat("O", "N")`. How many does this model predict as
+# AF, clean and perturbed? `report.rate("transferred", "O", "A")` counts them.

@@ -9,302 +9,449 @@
 # %% [markdown]
 # # 4 · How robust is it really?
 #
-# **You learn** how to ask that question so that the answer can be believed: many attacks instead of one, the worst for each
-# recording, the smallest change that suffices, checks of the attacks themselves, and what is left of the signal. The last
-# notebook ended with a model that looked robust to one attack.
+# Notebook 3 ended with a model that looked robust to one attack.
 #
-# **You need** notebooks 1 to 3, and about two minutes on two cores. The long part (half an hour a model) was run with
-# `python -m ecgnb evaluate MODEL --budget standard`; its reports are in `figures/evaluation/` and are read here. `COMPUTE = True` makes
-# them anew; it goes on where it was interrupted.
+# **You learn** how to measure robustness so that others can believe the number. It takes many attacks
+# instead of one, the worst of them for each recording, and the minimal perturbation that succeeds. It
+# takes checks of the attacks themselves, and a look at the perturbed signal.
+#
+# **You need** notebooks 1 to 3, and about two minutes on two cores. The attacks take half an hour a
+# model, so they were run before, with `python -m ecgnb evaluate MODEL --suite standard`. This notebook
+# shows their reports from `figures/evaluation/`. `COMPUTE = True` runs the attacks here. An interrupted
+# run continues where it stopped.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
-SPLIT = "validation"  # recordings to judge on: "validation" (300), or "test" (1,198; 99 MB)
+SPLIT = "validation"  # recordings to evaluate on: "validation" (300), or "test" (1,198; 99 MB)
 MODELS = "baseline static adaptive"  # shipped models, or .keras or .hdf5 files
-TWINS = "baseline-2018 static-2018 adaptive-2018"  # trained with another seed, for transfer; or ""
-COMPUTE = False  # True: evaluate here; False: read the reports in figures/evaluation
-BUDGET = "standard"  # "quick", "standard" or "full": what an evaluation may spend
+OTHER_SEEDS = "baseline-2018 static-2018 adaptive-2018"  # more models for the transfer table, or ""
+COMPUTE = False  # True: evaluate here; False: show the reports in figures/evaluation
+SUITE = "standard"  # attacks and checks: "quick", "standard" or "full"
 PER_CLASS = 0  # with COMPUTE: recordings of each class to evaluate; 0: all
 SEED = 2017  # of noise, random starts and intervals
-OUT = "out"  # folder for figures and reports; a relative path counts from the repository's root
+OUT = "out"  # folder for figures and reports; all relative paths start at the repository's root
 
 # %%
+from dataclasses import asdict, replace
+
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import HTML, display
 
-from ecgnb import notebook
-from ecgnb.attacks.threats import Threat
-from ecgnb.data import dataset as data
-from ecgnb.data.records import BAND
-from ecgnb.evaluation import engine as assessment
-from ecgnb.evaluation import signals as physiology
-from ecgnb.evaluation import suites as robustness
-from ecgnb.report import evaluation_figures as evaluation_plots
-from ecgnb.report import figures as plots
-from ecgnb.report import old_report as report
-from ecgnb.report import style as canvas
-from ecgnb.report import tables
+from ecgnb import metrics, notebook
+from ecgnb.attacks import Threat, noise_attack
+from ecgnb.attacks.noise import emg
+from ecgnb.constants import BAND
+from ecgnb.data.dataset import balanced_index, load_data
+from ecgnb.evaluation import engine, schema, signals, suites
+from ecgnb.report import evaluation_figures, figures, style, tables
 
 # %%
-notebook.check_parameters()
-out = notebook.output_folder(OUT)
-models = MODELS.split()
+out = notebook.start(OUT)
+pd.set_option("display.max_colwidth", None)
+dataset = load_data(SPLIT, data=DATA)
+if COMPUTE and PER_CLASS:
+    rows = balanced_index(dataset.y, PER_CLASS, np.random.default_rng(SEED))
+    dataset = dataset.take(rows)
+models = [engine.named_model(notebook.resolve(name)) for name in MODELS.split()]
+print(f"{dataset.title}: {len(dataset)} recordings, {len(dataset.of_class('A'))} AF")
 
 # %% [markdown]
-# ## What the attacker wants, and how far they may go
+# ## Threat models: what the attacker wants, and how far they may go
 #
-# A threat model is a value. The one that the original claims robustness against is the first; the others ask
-# whether robustness to it means anything more. ε is in z-units (each recording's own SD) or in µV (the same for every patient); the change may
-# have to keep to the monitor's pass-band; padding is never touched.
+# A threat model says which recordings are attacked, which prediction the attacker wants, and how large
+# the perturbation may be. The first line is the study's: AF (A) is to be predicted as normal (N). The
+# other lines ask whether robustness to it means anything more.
+#
+# ε bounds every sample of the perturbation (L∞) or its Euclidean length (L2). It is in z-units, that is
+# in standard deviations of the recording itself, or in µV, the same for every patient. One attacker must
+# also stay within the pass-band of an ECG monitor, 0.5–40 Hz. Zero padding is never perturbed.
 
 # %%
-threats = {"the original's": assessment.CLAIMED} | assessment.OTHER_THREATS
-print(pd.Series({name: str(threat) for name, threat in threats.items()}).to_string())
+cases = suites.threat_cases(suites.BUDGETS[SUITE]).values()
+threats = {"the study's": suites.STUDY_THREAT} | {case.title: case.threat for case in cases}
+print("\n".join(f"{title:42s} {threat}" for title, threat in threats.items()))
 
 # %% [markdown]
-# ## The reports
+# ## The attacks
+#
+# All nine attack under the study's threat model. An attack **succeeds** when AF is predicted as normal.
+#
+# | attack | what it does | paper |
+# |---|---|---|
+# | FGSM | one step of size ε along the sign of the gradient | Goodfellow et al. 2015 |
+# | PGD-20 | projected gradient descent: 20 steps of ε/10, each projected back into the ε-ball; the last iterate counts, as in the original study | Madry et al. 2018 |
+# | PGD, random starts | more steps from random points of the ε-ball, until one succeeds | Madry et al. 2018 |
+# | APGD-CE | Auto-PGD on cross-entropy: PGD with momentum that halves its step when progress stalls | Croce & Hein 2020 |
+# | APGD-DLR | Auto-PGD on the difference of logits ratio (DLR), a loss that does not change when all logits are scaled | Croce & Hein 2020 |
+# | PGD in 0.5–40 Hz | PGD that keeps the perturbation within the pass-band at every step | this project |
+# | SAP | smooth adversarial perturbation: PGD, with the perturbation convolved with Gaussian kernels | Han et al. 2020 |
+# | Square | random search without gradients: it sets one segment of time to +ε or −ε, and keeps it if that helps | Andriushchenko et al. 2020 |
+# | universal | one perturbation for all recordings, crafted on one half of them and applied to the other | Moosavi-Dezfooli et al. 2017 |
+#
+# The first eight are crafted for each recording. All but Square use gradients of the model under attack:
+# they are *white-box* attacks. Square is a *black-box* attack: it sees the logits alone.
 
 # %%
-judged = data.load(SPLIT, data=DATA)
-if PER_CLASS:
-    judged = judged.take(data.balanced_index(judged.y, PER_CLASS, np.random.default_rng(SEED)))
-if COMPUTE:
-    reports = {
-        name: assessment.evaluate(name, judged, BUDGET, out / "evaluation", seed=SEED)
-        for name in models
-    }
-else:
-    stored = notebook.ROOT / "figures" / "evaluation"
-    reports = {name: assessment.read_report(name, SPLIT, BUDGET, stored) for name in models}
-about = report.provenance(judged, SEED, ", ".join(models)) | {"budget": BUDGET}
-print(judged.title, "·", BUDGET)
+folder, reports = out / "evaluation", {}
+for model in models:
+    if COMPUTE:
+        settings = dict(cache=folder / "cache", seed=SEED, progress=True)
+        other = engine.named_model("adaptive" if model.name == "baseline" else "baseline")
+        report = engine.evaluate(model, dataset, suites.suite(SUITE), surrogate=other, **settings)
+        schema.write_report(folder / f"{model.name}-{SPLIT}-{SUITE}.json", report)
+    else:
+        report = notebook.stored_report(model, SPLIT, SUITE)
+    reports[model.name] = report
 
 # %%
-pd.DataFrame({name: tables.headline(r) for name, r in reports.items()})
+first = reports[models[0].name]
+title = f"{first.about.data}, {first.about.split}, labels {first.about.labels}"
+about = {"about": asdict(replace(first.about, model=" ".join(reports), weights=""))}
+print(tables.description(first))
+for name, report in reports.items():
+    print(f"{name}: {tables.answer(report)}")
+
+# %% [markdown]
+# The same as shares, with 95 % intervals. **Robust recall** is the share of all AF recordings that the
+# model classifies correctly, and on which the attack does not succeed.
+
+# %%
+tables.findings_table(reports)
 
 # %% [markdown]
 # ## Attack by attack
 #
-# Share of AF that is found when clean and not turned normal, under attacks and under noise. **Look for** three things: is any attack
-# much stronger than the PGD-20 that the original used? How far is the **worst case**, in which each recording faces the attack that is
-# worst *for it*, below the single attacks? And does noise of the same size turn anything?
+# **Look for** three things. Is any attack much stronger than the PGD-20 of the original study? How far
+# below the single attacks is the **worst case**, the strongest attack for each recording? And does noise
+# of the same largest sample do any harm?
 
 # %%
-kept = {name: tables.kept(r) for name, r in reports.items()}
-rules = [0, 1 + len(next(iter(reports.values()))["attacks"])]
-title = f"AF found clean and not turned, {assessment.CLAIMED}; 95 % intervals"
-figure = evaluation_plots.forest(kept, judged.title, title, "share of AF recordings", rules)
-canvas.save(figure, out / "evaluation_attacks.png", about | {"AF not turned": kept})
+robust = {name: tables.robust_recalls(report) for name, report in reports.items()}
+rules = [0, list(robust[first.about.model]).index(first.conditions["worst_case"].title)]
+head = f"Robust recall of AF, {suites.STUDY_THREAT}; 95 % intervals"
+figure = evaluation_figures.forest(robust, title, head, "share of AF recordings", rules)
+numbers = {
+    name: {key: c.robust_recall for key, c in report.conditions.items()}
+    for name, report in reports.items()
+}
+style.save(figure, out / "evaluation_attacks.png", about | {"robust_recall": numbers})
 display(figure)
 
+# %% [markdown]
+# The same in counts of recordings.
+
 # %%
-pd.concat({name: tables.attack_table(r).iloc[:, [0, 2]] for name, r in reports.items()}, axis=1)
+in_counts = "{0[count]} of {0[n]}".format
+tables.table_of(robust, "robust recall", cell=in_counts).T
 
 # %% [markdown]
-# AF recall is lower than the share not turned where an attack ends in "other" or "noisy": missed, though not as the attacker wanted.
+# Some attacks end in "other" or "noisy". They do not reach the attacker's goal, but the recording is
+# misclassified all the same. So AF recall under an attack can be lower than robust recall.
 #
-# The same on the test fold, 1,198 recordings (104 AF) that no choice was made on, with the quick budget: fewer steps, the same attacks.
+# The same on the test fold: 1,198 recordings, 104 of them AF, that no choice was based on. The suite is
+# `quick`: the same attacks with fewer steps.
 
 # %%
+test = {}
 if not COMPUTE and SPLIT == "validation":
-    test = {name: assessment.read_report(name, "test", "quick", stored) for name in models}
-    shown = {name: tables.attack_table(r).iloc[:, [0, 2]] for name, r in test.items()}
-    display(pd.concat(shown, axis=1))
+    test = {model.name: notebook.stored_report(model, "test", "quick") for model in models}
+    shares = {name: tables.robust_recalls(report) for name, report in test.items()}
+    display(tables.table_of(shares, "robust recall, test fold", cell=in_counts).T)
 
 # %% [markdown]
-# ## The exact curve
+# ## Robustness curves
 #
-# For each recording the smallest ε that turns it is found by bisection, so that the curve is not a grid: it
-# steps down at every recording. **Look for** the noise beside it, and for whether a curve falls gradually or off a cliff. The search begins with
-# the worst case at ε 0.2 and goes on with PGD: away from 0.2 a curve says what PGD can do, which other attacks may exceed.
+# For each recording, bisection finds the **minimal ε**: the smallest at which an attack succeeded, to
+# 0.005 z-units. So the curve is not drawn on a grid. It steps down at every recording. A stronger attack
+# may succeed at a smaller ε, so each curve is an *upper bound* of robust recall.
+#
+# **Look for** the noise beside each curve. Does the curve fall gradually, or at once? The search starts
+# from the worst case at ε 0.2 and continues with PGD. Away from ε 0.2 the curve shows what PGD finds, and
+# other attacks may find more.
 
 # %%
-curves = {name: {"attack": r["curve"]} | r["control curves"] for name, r in reports.items()}
-figure = evaluation_plots.robustness_panels(curves, judged.title, assessment.CLAIMED.epsilon)
-summaries = {n: {k: r[k] for k in ("smallest ε, z", "smallest ε, µV")} for n, r in reports.items()}
-canvas.save(figure, out / "evaluation_curves.png", about | {"curves": curves} | summaries)
+curves = {name: report.curves for name, report in reports.items()}
+figure = evaluation_figures.robustness_panels(curves, title, suites.STUDY_THREAT.epsilon)
+minimal = {name: report.minimal_epsilon for name, report in reports.items()}
+numbers = {"curves": curves, "minimal_epsilon": minimal}
+style.save(figure, out / "evaluation_curves.png", about | numbers)
 display(figure)
 
+# %% [markdown]
+# In numbers: the minimal ε of the median recording among those classified correctly, and the mean robust
+# recall over all ε up to 1.
+
 # %%
-pd.DataFrame({name: tables.curve_numbers(r) for name, r in reports.items()})
+tables.side_by_side(tables.minimal_epsilon, reports)
 
 # %% [markdown]
 # ## Is the evaluation itself sound?
 #
-# A defence can look robust because the attack is poor, and an attack is poor when the gradient is masked (Athalye et al. 2018). Each check
-# says whether there is a sign of it. A "fail" means: do not believe the numbers above for this model.
+# A defence can look robust because the attack is weak. Attacks are weak when the gradient is masked: when
+# it vanishes, or points nowhere useful (Athalye et al. 2018). Each check below looks for a sign of it.
+# "fail" means: do not believe the numbers above for this model. "warn" means: read the evidence first.
 
 # %%
-with pd.option_context("display.max_colwidth", None):
-    display(tables.check_table(reports))
-    if not COMPUTE and SPLIT == "validation":
-        display(tables.check_table({f"{name}, test fold": r for name, r in test.items()}))
-
-# %% [markdown]
-# And the loss that the attack climbs, gone on to twice its steps. **Look for** a curve that is still rising at the line: such an
-# attack has not been given time.
+checked = reports | {f"{name}, test": report for name, report in test.items()}
+pd.DataFrame({name: {c.title: c.verdict for c in r.checks} for name, r in checked.items()})
 
 # %%
-paths = {name: r["loss"] for name, r in reports.items()}
-figure = evaluation_plots.loss_figure(paths, judged.title, marked_step=20)
-canvas.save(figure, out / "evaluation_loss.png", about | {"loss": paths})
-display(figure)
+for name, report in checked.items():
+    for check in report.checks:
+        if check.verdict != "pass":
+            print(f"{name}: {check.title}: {check.verdict}\n  {check.evidence}\n  {check.advice}")
 
 # %% [markdown]
-# ## A defence, or a shortcut?
+# The next figure shows the loss that PGD-20 maximises, continued to 40 steps. **Look for** a curve that
+# still rises at the line: such an attack had too few steps. (The suite `quick` leaves this part out, and
+# others below: their cells then show nothing.)
+
+# %%
+if paths := {name: report.loss_path for name, report in reports.items() if report.loss_path}:
+    figure = evaluation_figures.loss_figure(paths, title, marked_step=20)
+    style.save(figure, out / "evaluation_loss.png", about | {"loss_path": paths})
+    display(figure)
+
+# %% [markdown]
+# ## A defence, or label leaking?
 #
-# Normal recordings, with noise that nobody made to deceive. A robust model reads them as normal. A model that has learnt "perturbed
-# means AF" does not, and then its recall of AF under attack proves nothing.
+# In the training of `static` and `adaptive` only AF is attacked. So a model may learn that whatever is
+# perturbed is AF. This is **label leaking** (Kurakin et al. 2017), a kind of shortcut learning. Such a
+# model has a high AF recall under attack and is not robust. Two tests look for it.
+#
+# First, noise on normal recordings. How many does each model predict as AF?
 
 # %%
-pd.DataFrame({name: tables.alarm_table(r).iloc[:, 0] for name, r in reports.items()})
+alarms = {
+    name: {
+        c.title: tables.false_positive_rate(report, key)
+        for key, c in (report.of_kind("clean") | tables.noise_on_all(report)).items()
+    }
+    for name, report in reports.items()
+}
+tables.table_of(alarms, "normal predicted as AF", cell=in_counts).T
 
 # %% [markdown]
-# ## Other threats
-#
-# The defences were trained against AF → normal. **Look for** what is left when the attacker may end in any other class, has the same
-# µV for every patient, is bound to the pass-band, or counts in L2; and when recordings of every class are attacked.
+# Noise is a weak test: an adversarial perturbation is not noise. So, second, the attack of training on
+# recordings of another class. PGD-20 on the first model pushes class O ("other") towards normal.
+# **Look for** a model that predicts more of them as AF than before. (The counts are small. The test fold has
+# 320 recordings of this class: `-p SPLIT test`.)
 
 # %%
-pd.DataFrame({name: tables.threat_table(r).iloc[:, 2] for name, r in reports.items()})
-
-# %%
-pd.concat({name: tables.class_table(r) for name, r in reports.items()}, axis=1)
+other, af_class = dataset.of_class("O"), dataset.classes.index("A")
+problem = Threat(attack_class="O").on(other)
+crafted = suites.STUDY_ATTACK(models[0].classifier, problem, seed=SEED)
+leaking = {}
+for model in models:
+    inputs = {"clean": other.x, f"attacked, crafted on {models[0].name}": crafted.x}
+    predicted = {key: model.classifier.logits(x).argmax(axis=1) for key, x in inputs.items()}
+    leaking[model.name] = {key: metrics.rate(p == af_class) for key, p in predicted.items()}
+tables.table_of(leaking, "other predicted as AF", cell=tables.with_counts)
 
 # %% [markdown]
-# ## Transfer: what did static training memorise?
+# ## Other threat models
 #
-# Who made the change, in rows, and who reads it. Each model was trained once more with another seed. The original says that
-# static training memorises its examples. **Look at** the column "static": does it withstand the baseline's change (which it was
-# trained on), that of the *other* baseline (which it never saw), and its own?
+# The defences were trained against AF → normal. **Look for** what is left of their robust recall under
+# other threat models. The attacker may want another class, or any wrong class. The budget may be the same
+# µV for every patient, lie within the pass-band, or be measured in L2. In the last row recordings of
+# every class are attacked.
 
 # %%
-makers = models + TWINS.split()
+other_threats = {
+    name: {c.title: c.robust_recall for c in report.of_kind("worst_case").values()}
+    for name, report in reports.items()
+}
+tables.table_of(other_threats, "robust recall", cell=in_counts).T
+
+# %% [markdown]
+# Recall of every class, clean and when every recording is attacked.
+
+# %%
+of_classes = {
+    f"{name}, {report.conditions[key].title}": report.conditions[key].scores["recall"]
+    for name, report in reports.items()
+    for key in ("clean", "all_classes")
+    if key in report.conditions
+}
+tables.table_of(of_classes, "recall", cell=in_counts).rename(columns=tables.class_name)
+
+# %% [markdown]
+# ## Transfer: what does static training resist?
+#
+# **Transfer** means: crafted on one model, evaluated on another. Rows are the model that the examples
+# were crafted on, columns the model under evaluation. The cells on the diagonal (bold) are white-box
+# attacks. Each model was also trained with another seed (2018).
+#
+# **Look at** the column "static". Static training saw the baseline's examples. Does it resist examples of
+# that baseline, examples of the *other* baseline, and its own?
+
+# %%
+names = [model.name for model in models] + OTHER_SEEDS.split()
 if COMPUTE:
-    matrix = assessment.transfers(makers, judged, out / "evaluation", seed=SEED)
+    crafters = models + [engine.named_model(name) for name in OTHER_SEEDS.split()]
+    settings = dict(cache=folder / "cache", seed=SEED, progress=True)
+    transfer = engine.transfer(crafters, dataset, **settings)
 else:
-    matrix = report.read_json(stored / f"transfer-{SPLIT}.json")
-figure = evaluation_plots.transfer_figure(
-    matrix["success"], f"{judged.title}; {matrix['attack']}, ε 0.2"
+    transfer = notebook.stored_transfer(names, SPLIT)
+figure = evaluation_figures.transfer_figure(
+    transfer["success"], f"{title}; {transfer['attack']}, {Threat(**transfer['threat'])}"
 )
-canvas.save(figure, out / "evaluation_transfer.png", matrix)
+style.save(figure, out / "evaluation_transfer.png", transfer)
 display(figure)
 
 # %% [markdown]
-# ## Is it an ECG any more?
+# ## Is it still an ECG?
 #
-# Three attacks on the first model, made here: the original's; SAP, which is smooth by construction (Han et al. 2020); and PGD that is
-# bound to 0.5–40 Hz inside its loop. Beside them simulated muscle noise (EMG), which the original says that PGD mimics.
+# Three attacks on the first model, crafted here: PGD-20, SAP (smooth), and PGD that stays within
+# 0.5–40 Hz at every step. Beside them **EMG**: simulated muscle noise (electromyogram). The original study
+# says that PGD resembles it.
 
 # %%
-af = judged.of_class("A")
-evaluated = assessment.subject_of(models[0])
-chosen = {
-    "PGD": (robustness.AS_PUBLISHED[robustness.PUBLISHED], assessment.CLAIMED),
-    "SAP": (robustness.suite(robustness.BUDGETS["quick"])["SAP"], assessment.CLAIMED),
-    "PGD, 0.5–40 Hz": (robustness.AS_PUBLISHED[robustness.PUBLISHED], Threat(band=BAND)),
-    "simulated EMG": (robustness.control_suite()["simulated EMG"], assessment.CLAIMED),
+af, classifier = dataset.of_class("A"), models[0].classifier
+in_band, study = Threat(band=BAND).on(af), suites.STUDY_THREAT.on(af)
+sap = suites.attack_suite(suites.BUDGETS["quick"])["sap"]
+adversarial = {
+    "pgd20": suites.STUDY_ATTACK(classifier, study, seed=SEED),
+    "sap": sap(classifier, study, seed=SEED),
+    "pgd_band": suites.STUDY_ATTACK(classifier, in_band, seed=SEED),
+    "emg": noise_attack(classifier, study, noise=emg, seed=SEED),
 }
-made = {
-    name: attack(evaluated.classifier, threat.on(af), seed=SEED, progress=name)
-    for name, (attack, threat) in chosen.items()
-}
+titles = {key: first.conditions[key].title for key in adversarial}
 
 # %% tags=["nbval-check-output"]
-deltas = {name: result.x.astype(np.float64) - af.x for name, result in made.items()}
-print("inside the ball:", all((np.abs(d) <= 0.2).all() for d in deltas.values()))
-print("padding untouched:", all((d[~af.mask] == 0).all() for d in deltas.values()))
+perturbations = [result.x.astype(np.float64) - af.x for result in adversarial.values()]
+print("inside the ε-ball:", all((np.abs(p) <= 0.2).all() for p in perturbations))
+print("padding untouched:", all((p[~af.mask] == 0).all() for p in perturbations))
 
 # %%
-one = int(np.flatnonzero(made["PGD"].success)[0])
-strips = {f"{af.names[one]} (AF), clean": af.in_mv(af.x)[one]}
-for name, result in made.items():
-    read = tables.read_as(result.logits[one])
-    strips[f"{name}: {read}"] = af.in_mv(result.x)[one]
-figure = plots.class_gallery(strips, judged.title, 6.0, "One recording, four changes of ε 0.2")
-shown = {"record": str(af.names[one]), "strips": list(strips)}
-canvas.save(figure, out / "evaluation_waveforms.png", about | shown)
+shown = int(np.flatnonzero(adversarial["pgd20"].success)[0])
+strips = {f"{af.names[shown]} (AF), clean": af.in_mv(af.x)[shown]}
+for key, result in adversarial.items():
+    prediction = tables.as_prediction(result.logits[shown], dataset.classes)
+    strips[f"{titles[key]}: {prediction}"] = af.in_mv(result.x)[shown]
+head = "One recording, four perturbations of ε 0.2"
+figure = figures.class_gallery(strips, dataset.title, 6.0, head, dataset.fs)
+here = engine.describe(dataset, seed=SEED, model=models[0].name, weights=models[0].digest)
+logits = {key: result.logits[shown] for key, result in adversarial.items()}
+numbers = {"about": asdict(here), "record": str(af.names[shown]), "logits": logits}
+style.save(figure, out / "evaluation_waveforms.png", numbers)
 display(figure)
 
 # %% [markdown]
-# **Look for** where each change has its power. What lies above 40 Hz is taken out by a monitor's filter.
+# **Look for** where each perturbation has its power. A monitor's filter removes what lies above 40 Hz.
 
 # %%
-spectra = {"clean": physiology.mean_spectrum(af.in_mv(af.x))}
-for name, result in made.items():
-    change = [a - b for a, b in zip(af.in_mv(result.x), af.in_mv(af.x), strict=True)]
-    spectra[f"change by {name}"] = physiology.mean_spectrum(change)
-figure = evaluation_plots.spectra_figure(spectra, judged.title)
-canvas.save(figure, out / "evaluation_spectra.png", about | {"Hz and µV²/Hz": spectra})
+clean_mv = af.in_mv(af.x)
+spectra = {"clean": signals.mean_spectrum(clean_mv, dataset.fs)}
+for key, result in adversarial.items():
+    pairs = zip(af.in_mv(result.x), clean_mv, strict=True)
+    perturbation = [adversarial_mv - mv for adversarial_mv, mv in pairs]
+    spectra[key] = signals.mean_spectrum(perturbation, dataset.fs)
+named = {f"perturbation, {titles[key]}" if key in titles else key: s for key, s in spectra.items()}
+figure = evaluation_figures.spectra_figure(named, dataset.title)
+density = {key: values for key, (_, values) in spectra.items()}
+numbers = {"about": asdict(here), "frequency": spectra["clean"][0], "density": density}
+style.save(figure, out / "evaluation_spectra.png", numbers)
 display(figure)
 
 # %% [markdown]
-# In numbers, for all attacks and controls on the first model: medians over recordings. R-peaks are found by the same
-# detector before and after; R-peak F1 counts matches within 50 ms.
+# In numbers, for all attacks and noise baselines on the first model: medians over recordings.
+#
+# - **RMS** is the root mean square of the perturbation.
+# - **SNR**, the signal-to-noise ratio, compares the recording's standard deviation (SD) with that RMS.
+#   At 20 dB the SD is ten times the RMS. **PRD**, the percentage root-mean-square difference, is the same
+#   ratio upside down: 10 % at 20 dB. (PRD is in the reports and on the HTML page.)
+# - Total variation is the sum of the absolute differences between neighbouring samples, attacked over
+#   clean. Above 1 the attacked signal is rougher.
+# - **R-peak F1** compares the R-peaks that one detector finds before and after, within 50 ms. RR is the
+#   interval between two R-peaks, and RMSSD the root mean square of its changes from beat to beat.
 
 # %%
-tables.signal_table(reports[models[0]])
+tables.signal_table(first)
 
 # %% [markdown]
-# Does PGD mimic EMG? **Compare** where the power is, and remember what each of the two did to the recall above.
+# Does PGD resemble EMG? **Compare** where their power lies, and what each of them did to recall.
 
 # %%
-above = f"change above {BAND[1]:g} Hz, share of power"
-for name in (robustness.PUBLISHED, "SAP", "simulated EMG"):
-    share = reports[models[0]]["signal"][name][above]["median"]
-    print(f"{name:22s} share of its power above {BAND[1]:g} Hz, median: {share:.0%}")
+for key in ("pgd20", "sap", "emg"):
+    share = first.signals[key]["power_above_band"]["median"]
+    print(f"{titles[key]:15s} {100 * share:3.0f} % of its power lies above {BAND[1]:g} Hz")
 
 # %% [markdown]
 # ## Behind a filter, and z-scored again
 #
-# What reaches a network has passed the monitor's filter and was z-scored after the change was added, not before. AF recall of the
-# first model behind either, clean, under attacks that do not know of it, and under PGD that does.
+# In practice the perturbed signal passes the monitor's filter, and it is z-scored after the perturbation
+# was added, not before. The table shows AF recall of the first model behind both input transformations:
+# clean, under attacks that are unaware of the transformation, and under PGD that attacks through it.
 
 # %%
-tables.front_table(reports[models[0]])
+if first.preprocessing:
+    display(tables.preprocessing_table(first))
 
 # %% [markdown]
-# ## What can be guaranteed
+# ## What can be certified
 #
-# Attacks show what is not robust. Randomized smoothing (Cohen et al. 2019) shows what is: within the certified radius no change
-# whatever turns the recording, with 99.9 % confidence each. **Look at** the scale on top: the ε in L∞ that such a radius covers for certain.
-# The curves end where the number of noisy reads ends: ten times as many would reach a third farther. And **mind** where a curve begins:
-# a model that takes noise itself for AF would have more AF certified than it finds when clean.
+# Attacks show what is not robust. **Randomized smoothing** (Cohen et al. 2019) certifies what is. It adds
+# Gaussian noise to a recording many times and takes the most frequent prediction. The more often it wins,
+# the larger the **certified radius**: no perturbation of a smaller L2 length can change the *smoothed*
+# model's prediction. Each certificate holds with 99.9 % confidence.
+#
+# **Look at** the axis on top: the ε of the largest L∞ ball inside such a radius. The curves end where the
+# number of noisy predictions ends them, not where robustness ends: even if all agree, this estimator
+# cannot certify more. Ten times the 500 predictions of suite `standard` would reach about a third
+# further. **Look also at** where a curve begins. A model that predicts AF for noise may have a higher
+# certified recall than clean recall.
 
 # %%
-certified = {name: r["certified"]["curve"] for name, r in reports.items()}
-figure = evaluation_plots.certified_curve(certified, judged.title)
-facts = {name: r["certified"] for name, r in reports.items()}
-canvas.save(figure, out / "evaluation_certified.png", about | {"certified": facts})
-display(figure)
-
-# %%
-pd.DataFrame({name: tables.guarantee(r["certified"]) for name, r in reports.items()})
+if certified := {n: r.certification for n, r in reports.items() if r.certification}:
+    in_radius = {name: found["curve"] for name, found in certified.items()}
+    figure = evaluation_figures.certified_curve(in_radius, title)
+    style.save(figure, out / "evaluation_certified.png", about | {"certification": certified})
+    display(figure, tables.side_by_side(tables.certification, reports))
 
 # %% [markdown]
 # ## How sure are we?
 #
-# All models read the same recordings, so they are compared pair by pair: McNemar's exact test on the recordings where only one is
-# right, and Holm's correction, because this is several tests at once.
+# All models are evaluated on the same recordings, so they can be compared pair by pair. **McNemar's exact
+# test** takes the recordings that only one of two models gets right, and asks whether they favour one of
+# them. Many tests at once find some differences by chance alone, so **Holm's method** raises their
+# p-values.
 
 # %%
 if len(models) > 1:
-    display(tables.paired_table(reports, robustness.PUBLISHED))
+    display(tables.paired_table(reports))
+
+# %% [markdown]
+# ## All numbers
+#
+# Every table of every model, folded: click to open. `python -m ecgnb evaluate` writes them as an HTML page.
+
+# %%
+parts = (tables.attack_table, tables.threat_table, tables.class_table, tables.recording_table)
+for name, report in checked.items():
+    for part in parts:
+        text = f"{name}: {part.__name__.replace('_', ' ')}"
+        body = part(report).to_html()
+        display(HTML(f"<details><summary>{text}</summary>{body}</details>"))
 
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - that one attack says little: stronger ones of the same size turn most of what PGD-20 leaves of the baseline, some of static's, and little of
-#   adaptive's, whose resistance to this aim is real as far as nine attacks can tell;
-# - that one target says little: it is resistance in the direction that was taught. Next to nothing withstands an attacker to whom any
-#   wrong class will do;
-# - that an evaluation can check itself, by signs that its attacks are too weak;
-# - that static training learnt more than its examples: it withstands the change made with a baseline it never saw, but not its own;
-# - that most of PGD's power lies where the ECG has its own, unlike muscle noise: a filter helps against an attacker who does not know
-#   of it, and little against one who does;
-# - that what can be guaranteed is far smaller than what is claimed.
+# - One attack says little. Stronger attacks of the same ε succeed on most recordings on which the baseline
+#   resists PGD-20, on some of those of static, and on few of those of adaptive.
+# - One target says little. Adaptive resists the attack that it was trained against, as far as nine attacks
+#   can tell. Hardly any recording is robust when any wrong class is a success.
+# - Noise shows no label leaking. The attack of training on another class shows signs of it: static and
+#   adaptive predict more of those recordings as AF than before, the baseline fewer.
+# - An evaluation can check itself, by signs that its attacks are too weak.
+# - Static resists transferred examples, also those of a baseline that it never met. It does not resist
+#   white-box attacks as well.
+# - Most of PGD's power lies where the ECG has its own, unlike that of EMG. A filter helps against an
+#   attacker who is unaware of it, and little against one who attacks through it.
+# - What can be certified with this effort is far smaller than ε 0.2.
 #
-# **Questions.** (1) Which model would you put into a monitor, and which number decides it? (2) Evaluate a model of your own with
-# `-p MODELS my_model.keras -p TWINS "" -p COMPUTE True -p BUDGET quick`. Does every check pass? (3) Break a model on purpose, for
-# instance by rounding its input, and see which checks catch it (`ci/test_checks.py` does).
+# **Questions.** (1) Which model would you put into a monitor, and which number decides it? (2) Evaluate a
+# model of your own with `-p MODELS my_model.keras -p OTHER_SEEDS "" -p COMPUTE True -p SUITE quick`. Does
+# every check pass? (3) Sabotage a model, for instance by rounding its input, and see which checks notice
+# (`ci/test_checks.py` does this).

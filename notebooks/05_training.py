@@ -7,136 +7,172 @@
 # ---
 
 # %% [markdown]
-# # 5 · Any config: train, watch, keep, score
+# # 5 · Any defence: train it, select an epoch, evaluate it
 #
-# **You learn** how a defended model is trained by any of six configuration, how one sees robust overfitting and catastrophic overfitting
-# while it happens, by which rule an epoch is kept, and what belongs on a model card.
+# **You learn** how a model is trained with any of five defences. You see how robust overfitting and
+# catastrophic overfitting show while they happen, by which rule an epoch is selected, and what belongs on
+# a model card.
 #
-# **You need** notebook 3, and about two minutes on two cores with a shipped model (`EPOCHS = 0`). Training takes a few minutes an epoch at
-# most; a run that is stopped goes on from its last epoch. This is the notebook that `python -m ecgnb sweep` runs, once for each row of
-# a plan such as `models/runs.csv`.
+# **You need** notebook 3, and about two minutes on two cores with a shipped model (`EPOCHS = 0`). Training
+# takes up to a few minutes an epoch. An interrupted run continues after its last epoch. To run this
+# notebook once for each row of a table such as `models/runs.csv`, use `python ci/sweep.py`.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-SPLITS = "validation"  # recordings to score on, split by spaces: validation, test; "none" is none
-DEFENCE = "fast"  # baseline, static, adaptive, all-classes, fast or trades
-START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for a baseline none
+SPLITS = "validation"  # recordings to evaluate on, split by spaces: validation, test; or "none"
+DEFENCE = "fast"  # with EPOCHS: baseline, static, adaptive, all-classes, fast or trades
+START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for it none
 MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
-CHANGES = ""  # settings that differ from the config's, as in column CHANGES of models/ablation.csv
+OVERRIDES = (
+    ""  # other settings than the defence's own, as in column OVERRIDES of models/ablation.csv
+)
 NAME = ""  # of the run; "" is MODEL's or DEFENCE's
 REMAKE = ""  # command that makes the model again, for its card; "" is this notebook's
-RESUME = True  # go on from a checkpoint of an interrupted training
-OUT = "out"  # folder for figures and runs; a relative path counts from the repository's root
+RESUME = True  # continue from the checkpoint of an interrupted training
+OUT = "out"  # folder for figures and runs; all relative paths start at the repository's root
 
 # %%
+import json
+from dataclasses import asdict
+
 from IPython.display import Markdown, display
 
 from ecgnb import notebook
-from ecgnb.data import dataset as data
-from ecgnb.evaluation import old_scoring as scoring
-from ecgnb.files import write_json
-from ecgnb.models.classifier import KerasClassifier
-from ecgnb.models.network import load, path_of
-from ecgnb.report import card as cards
-from ecgnb.report import figures as plots
-from ecgnb.report import old_report as report
-from ecgnb.report import style as canvas
-from ecgnb.training import configuration as configuration
+from ecgnb.data.dataset import load_data
+from ecgnb.evaluation import engine, suites
+from ecgnb.report import card, figures, runs, style
+from ecgnb.training.configuration import overrides, training_config
 
-notebook.check_parameters()
-out = notebook.output_folder(OUT)
+out = notebook.start(OUT)
 name = NAME or (DEFENCE if EPOCHS else MODEL)
 
 # %% [markdown]
-# ## The config
+# ## The training configuration
 #
-# | | whom it attacks in training | with which weights | paper |
+# All defences train on adversarial examples. They differ in what is attacked, and with which weights:
+#
+# | defence | attacked in training | weights that the attack uses | paper |
 # |---|---|---|---|
-# | static | half of the AF, to N | those it started from | the original |
-# | adaptive | half of the AF, to N | those at the start of the epoch | the original |
+# | static | half of the AF, towards N | those that training starts from | the original study |
+# | adaptive | half of the AF, towards N | those at the start of the epoch | the original study |
 # | all-classes | half of every class, untargeted | those at the start of the epoch | Madry et al. 2018 |
-# | fast | everyone, one step from a random start | those of the moment | Wong et al. 2020 |
-# | trades | everyone, away from their own clean reading | those of the moment | Zhang et al. 2019 |
+# | fast | all, untargeted, by one step from a random start | the current ones, every batch | Wong et al. 2020 |
+# | trades | all, away from their clean prediction | the current ones, every batch | Zhang et al. 2019 |
 #
-# **Look for** the rule of selection: it is fixed before training, and uses the dev fold alone.
+# A configuration is data: a defence, its settings and a seed. It is written beside the weights.
 
 # %%
-changes = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | configuration.changes(CHANGES)
-config = configuration.training_config(DEFENCE, PROTOCOL, **changes) if EPOCHS else None
-start = START or ("" if DEFENCE == "baseline" else "baseline")
+chosen = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | overrides(OVERRIDES)
+config = training_config(DEFENCE, PROTOCOL, **chosen) if EPOCHS else None
 source = dict(protocol=PROTOCOL, data=DATA)
 model, history, origin = notebook.load_or_train(
-    config, name if EPOCHS else MODEL, out, source, start=start, resume=RESUME
+    config, name if EPOCHS else MODEL, out, source, start=START or "baseline", resume=RESUME
 )
-beside = out / "runs" / DEFENCE / "config.json" if EPOCHS else path_of(MODEL).with_suffix(".json")
-settings = report.read_json(beside)
-judged_on = [] if SPLITS == "none" else SPLITS.split()
-sets = {split: data.load(split, **source) for split in judged_on}
-about = report.provenance(next(iter(sets.values())), SEED, origin) if sets else {"seed": SEED}
+shipped = notebook.resolve(MODEL).with_suffix(".json")
+written = out / "runs" / DEFENCE / "config.json" if EPOCHS else shipped
+settings = json.loads(written.read_text(encoding="utf-8"))
 print(name, "·", origin, "·", settings["recordings"])
 
 # %% [markdown]
-# ## How it learnt
+# ## Learning curves
 #
-# **Look for** four things. (1) Does the dashed line of the middle panel, the score with every class attacked, rise with the solid one? (2) Does it
-# fall again while the clean score still rises? That is *robust overfitting* (Rice et al. 2020). (3) Does it break down from one epoch to
-# the next? That is *catastrophic overfitting* (Wong et al. 2020); `fast` raises an alarm. (4) Does the dotted line below rise? Then the
-# network has learnt that whatever is perturbed is AF, and its AF recall under attack means nothing.
+# After every epoch the model is evaluated on the dev fold, clean and attacked. **Look for** four things.
+#
+# 1. Does the dashed line of the middle panel rise with the solid one? It is the challenge score when
+#    recordings of every class are attacked.
+# 2. Does it fall again while the clean score does not? That is **robust overfitting**: more training
+#    makes the model less robust to attacks on recordings that it was not trained on (Rice et al. 2020).
+# 3. Does it break down from one epoch to the next? That is **catastrophic overfitting**: the model
+#    resists the one step that it is trained against, and no longer resists PGD (Wong et al. 2020). The
+#    history of `fast` has a column for it.
+# 4. Does the dotted line below rise? Then the model predicts AF for whatever is perturbed (label
+#    leaking), and its AF recall under attack proves nothing. If it stays low, noise does not show label
+#    leaking. That does not exclude it (notebook 4).
 
 # %%
-ends = report.best_and_last(history)
-kept = int(ends["last" if settings["select"] == "last" else "best"]["epoch"])
-figure = plots.learning_curves({name: history}, settings["recordings"], {name: kept})
-curve = {"kept": kept, "history": history.to_dict("list"), "config": settings}
-canvas.save(figure, out / "training_curves.png", about | curve)
+splits = [] if SPLITS == "none" else SPLITS.split()
+datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
+evaluated = engine.from_keras(model, name, settings["batch_size"])
+described = engine.describe(
+    next(iter(datasets.values())), seed=SEED, model=origin, weights=evaluated.digest
+)
+
+# %%
+ends = runs.best_and_last(history)
+selected = int(ends["last" if settings["select"] == "last" else "best"]["epoch"])
+figure = figures.learning_curves({name: history}, settings["recordings"], {name: selected})
+numbers = {"selected": selected, "history": history.to_dict("list"), "config": settings}
+style.save(figure, out / "training_curves.png", {"about": asdict(described)} | numbers)
 display(figure)
 
 # %% [markdown]
-# The epoch that is best by the rule, and the last one. Where the last is worse in a robust column, training longer did harm, and the
-# rule saved us from it.
+# The epoch that is best by the rule of selection, and the last one. The rule was fixed before training and
+# uses the dev fold alone. For static and adaptive it is the mean of the challenge score and of AF recall
+# under attack. For the others it is the mean of the challenge score, clean and with every class attacked.
+#
+# **Look for** robust columns that are worse in the last epoch. There, training longer did harm, and
+# selection avoided it.
 
 # %%
-ends.drop(index="loss").round(3)
+ends.drop(index="loss").astype(float).round(3)
 
 # %% [markdown]
-# ## What it scores
+# ## Evaluation
 #
-# On recordings that played no part in training or selection (under `PROTOCOL="original"` they did: that is its leak). PGD-20 on AF alone, to normal, as in
-# the original: with ε as a share of each recording's own SD, with the same µV for all, and made with the model that training started from, whose examples a
-# static defence has seen. Then every recording is attacked, and any wrong class will do.
+# On recordings that played no part in training or selection. (Under `PROTOCOL="original"` they did: that is
+# its leak.) PGD-20 attacks AF towards normal, as in the original study. It is repeated with 34 µV for every
+# patient in place of 0.2 SD, and with examples **transferred** from the model that training started from,
+# which a static defence was trained on. Then recordings of every class are attacked, untargeted.
 
 # %%
-classifier = KerasClassifier(model, settings["batch_size"])
-origin_victim = KerasClassifier(load(start)) if start else None
-scores = {
-    split: scoring.score(classifier, judged, name, start=origin_victim, seed=SEED, progress=True)
-    for split, judged in sets.items()
+start = START or ("" if settings["defence"] == "baseline" else "baseline")
+surrogate = engine.named_model(notebook.resolve(start)) if start else None
+suite = suites.results_suite(transferred=bool(start))
+reports = {
+    split: engine.evaluate(
+        evaluated, datasets[split], suite, surrogate=surrogate, seed=SEED, progress=True
+    )
+    for split in splits
 }
 
+# %% [markdown]
+# ## The model card
+#
+# A model card says what a model is, what it was trained on, how well it does, what it is not for, and how
+# to make it again (Mitchell et al. 2019).
+
 # %%
-found = cards.result(name, settings, history, scores, model)
-remake = REMAKE or f"papermill 05_training.ipynb out.ipynb -p DEFENCE {DEFENCE} -p EPOCHS {EPOCHS}"
-card = cards.card(found, start, remake)
-write_json(out / "result.json", found)
-(out / "card.md").write_text(card, encoding="utf-8")
-display(Markdown(card))
+given = dict(DEFENCE=DEFENCE, EPOCHS=EPOCHS, PROTOCOL=PROTOCOL, START=START, SEED=SEED)
+given |= dict(PRECISION=PRECISION, OVERRIDES=OVERRIDES)
+words = [f"-p {key} '{value}'" for key, value in given.items() if value]
+command = " ".join(["papermill notebooks/05_training.ipynb out/05_training.ipynb", *words])
+if not EPOCHS:
+    command = f"python ci/sweep.py models/runs.csv runs --only {MODEL}"
+
+# %%
+result = runs.run_result(name, settings, history, model.get_weights(), reports)
+runs.write_run(out / "result.json", result)
+text = card.card(result, start, REMAKE or command)
+(out / "card.md").write_text(text, encoding="utf-8")
+display(Markdown(text))
 
 # %% tags=["nbval-check-output"]
-epochs = history["epoch"].tolist()
+epochs, dev = history["epoch"].tolist(), ends.filter(like="dev_", axis=0).astype(float)
 print("epochs in order, none missing:", epochs == list(range(1, len(epochs) + 1)))
-print("scores between 0 and 1:", bool(ends.filter(like="dev", axis=0).stack().between(0, 1).all()))
+print("scores between 0 and 1:", bool(dev.stack().between(0, 1).all()))
 
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - that a config is data: a defence, a few settings and a seed, written beside the weights;
-# - how to see overfitting of two kinds, and a shortcut, in the dev scores of every epoch;
-# - that the kept epoch follows from a rule fixed beforehand;
-# - what a model card has to say.
+# - that a training configuration is data: a defence, a few settings and a seed;
+# - how two kinds of overfitting show in the dev scores of every epoch;
+# - that the selected epoch follows from a rule that was fixed before training;
+# - what a model card says.
 #
-# **Questions.** (1) `-p DEFENCE fast -p EPOCHS 6 -p CHANGES "step_size=0.05"`: does the alarm ring? (2) Which epoch would be kept if only the clean score
-# counted? (3) Notebook 6 compares all runs. Before you look: which defence do you expect to lose least on clean recordings?
+# **Questions.** (1) Train with `-p DEFENCE fast -p EPOCHS 6 -p OVERRIDES "epsilon=0.5 step_size=0.05"`. Does
+# catastrophic overfitting occur at this larger ε? (2) Which epoch would be selected if only the clean score
+# counted? (3) Notebook 6 compares all runs. Before you look: which defence reduces clean scores least?

@@ -1,5 +1,7 @@
 """Saving a notebook unchanged changes nothing in it, whichever Python runs it."""
 
+import warnings
+
 
 def without_python_version(model: dict, **_) -> None:
     """Leave out the version of Python, which Jupyter writes into each notebook that it saves."""
@@ -8,3 +10,4 @@ def without_python_version(model: dict, **_) -> None:
 
 
 c.FileContentsManager.pre_save_hook = without_python_version  # noqa: F821  (c is Jupyter's)
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # by itself, set twice

@@ -1,6 +1,6 @@
 """Noise baselines: noise that was not crafted to deceive, which every attack is compared with.
 
-Each gives a signal, (samples, leads), whose size `scaled` sets: to the same largest sample as an attack, or to the
+Each gives a signal, (samples, leads), whose size `add_noise` sets: to the same largest sample as an attack, or to the
 same power. Noise is drawn for each recording by itself, so that a recording gets the same noise in every evaluation.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -31,135 +32,139 @@ from ecgnb.models.classifier import Classifier
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
 
-def success_grows_with_epsilon(success: Mapping[float, np.ndarray]) -> Check:
+def check(title: str, advice: str) -> Callable[[Callable], Callable[..., Check]]:
+    """Make a `Check`, called like the function, of a function that returns (verdict, evidence)."""
+
+    def decorate(function: Callable) -> Callable[..., Check]:
+        @wraps(function)
+        def wrapped(*arguments: Any) -> Check:
+            verdict, evidence = function(*arguments)
+            return Check(function.__name__, title, verdict, evidence, advice)
+
+        return wrapped
+
+    return decorate
+
+
+@check(
+    "success grows with ε",
+    "let the step grow with ε, and take more of them: the attack does not use its room",
+)
+def success_grows_with_epsilon(success: Mapping[float, np.ndarray]):
     """A larger ball holds the smaller one. success : ε -> (n,) bool, of the same attack."""
     epsilons = sorted(success)
     counts = [int(success[e].sum()) for e in epsilons]
     lost = max([0, *(a - b for a, b in pairwise(counts))])
-    n = len(success[epsilons[0]])
     steps = ", ".join(f"{e:.3g}: {c}" for e, c in zip(epsilons, counts, strict=True))
-    return Check(
-        "success_grows_with_epsilon",
-        "success grows with ε",
-        _by_count(lost),
-        f"successes of {n}: {steps}",
-        "let the step grow with ε, and take more of them: the attack does not use its room",
-    )
+    return _by_count(lost), f"successes of {len(success[epsilons[0]])}: {steps}"
 
 
-def large_epsilon_always_succeeds(success: np.ndarray, epsilon: float) -> Check:
+@check(
+    "a large ε succeeds on every recording",
+    "the gradient does not lead anywhere: look for quantisation, saturation or noise in the model",
+)
+def large_epsilon_always_succeeds(success: np.ndarray, epsilon: float):
     """Unbounded in practice, an attack that follows a gradient cannot fail (Pintor et al., I6)."""
-    return Check(
-        "large_epsilon_always_succeeds",
-        "a large ε succeeds on every recording",
-        _by_count(int((~success).sum())),
-        f"{int(success.sum())} of {len(success)} at ε {epsilon:g} z",
-        "the gradient does not lead anywhere: look for quantisation, saturation or noise in the model",
-    )
+    evidence = f"{int(success.sum())} of {len(success)} at ε {epsilon:g} z"
+    return _by_count(int((~success).sum())), evidence
 
 
-def more_work_changes_little(success: np.ndarray, doubled: np.ndarray) -> Check:
+@check(
+    "twice the work changes little",
+    "report the larger budget, and double again until nothing changes",
+)
+def more_work_changes_little(success: np.ndarray, doubled: np.ndarray):
     """Twice the steps and starts should find next to nothing new (Carlini et al.).
 
     success : (n,) bool, any attack succeeds; doubled : (n,) bool, PGD with twice its steps and starts succeeds.
     """
-    gained = int((doubled & ~success).sum())
-    share = gained / max(1, len(success))
-    return Check(
-        "more_work_changes_little",
-        "twice the work changes little",
-        PASS if gained <= 1 or share <= 0.02 else WARN if share <= 0.1 else FAIL,
-        f"{gained} of {len(success)} more with twice the steps and starts",
-        "report the larger budget, and double again until nothing changes",
-    )
+    gained, n = int((doubled & ~success).sum()), len(success)
+    share = gained / max(1, n)
+    verdict = PASS if gained <= 1 or share <= 0.02 else WARN if share <= 0.1 else FAIL
+    return verdict, f"{gained} of {n} more with twice the steps and starts"
 
 
-def iterating_beats_one_step(single: np.ndarray, many: np.ndarray) -> Check:
+@check(
+    "iterating is no worse than one step",
+    "the gradient is masked, or the step too large: compare losses along the path",
+)
+def iterating_beats_one_step(single: np.ndarray, many: np.ndarray):
     """If one step does better than twenty, the gradient along the way misleads (Athalye et al.)."""
-    missed = int((single & ~many).sum())
-    return Check(
-        "iterating_beats_one_step",
-        "iterating is no worse than one step",
-        _by_count(missed),
-        f"{int(single.sum())} successes of one step, {int(many.sum())} of many, "
-        f"{missed} of one step only",
-        "the gradient is masked, or the step too large: compare losses along the path",
-    )
+    missed, counts = int((single & ~many).sum()), (int(single.sum()), int(many.sum()))
+    evidence = f"{counts[0]} successes of one step, {counts[1]} of many, {missed} of one step only"
+    return _by_count(missed), evidence
 
 
-def full_ball_beats_subset(full: np.ndarray, subset: np.ndarray) -> Check:
+@check(
+    "attacks in the full ball are at least as strong as in a subset",
+    "the model recognises the usual attack: believe the smooth ones, and look for a shortcut",
+)
+def full_ball_beats_subset(full: np.ndarray, subset: np.ndarray):
     """What is found in a subset of the ball is there in the full ball; not finding it is the attack's failure.
 
     full, subset : (n,) bool, successes of attacks in the full ball, and of those that keep to smooth perturbations.
     """
-    missed = int((subset & ~full).sum())
-    return Check(
-        "full_ball_beats_subset",
-        "attacks in the full ball are at least as strong as in a subset",
-        _by_count(missed, warn_up_to=2),
-        f"successes: {int(full.sum())} in the full ball, {int(subset.sum())} of smooth perturbations, "
-        f"{missed} of these only, of {len(full)}",
-        "the model recognises the usual attack: believe the smooth ones, and look for a shortcut",
-    )
+    missed, counts = int((subset & ~full).sum()), (int(full.sum()), int(subset.sum()))
+    evidence = f"successes: {counts[0]} in the full ball, {counts[1]} of smooth perturbations, "
+    return _by_count(missed, 2), evidence + f"{missed} of these only, of {len(full)}"
 
 
-def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.ndarray) -> Check:
+@check(
+    "white-box ≥ transfer ≥ noise",
+    "the model's own gradient is worse than another's: it is masked",
+)
+def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.ndarray):
     """Who knows the model must do at least as well as who does not; both better than noise (I5)."""
     missed = int((transfer & ~white).sum())
-    worse = int(noise.sum()) > int(white.sum())
-    return Check(
-        "white_box_beats_transfer",
-        "white-box ≥ transfer ≥ noise",
-        FAIL if worse else _by_count(missed, warn_up_to=2),
-        f"successes: {int(white.sum())} white-box, {int(transfer.sum())} transferred, "
-        f"{int(noise.sum())} noise, of {len(white)}; {missed} by transfer only",
-        "the model's own gradient is worse than another's: it is masked",
-    )
+    counts = [int(success.sum()) for success in (white, transfer, noise)]
+    evidence = "successes: {} white-box, {} transferred, {} noise".format(*counts)
+    verdict = FAIL if counts[2] > counts[0] else _by_count(missed, 2)
+    return verdict, f"{evidence}, of {len(white)}; {missed} by transfer only"
 
 
-def square_does_not_win(white: np.ndarray, black: np.ndarray) -> Check:
+@check(
+    "Square does not beat the white-box attacks",
+    "the gradient is masked: attack a smooth approximation of what hides it (BPDA)",
+)
+def square_does_not_win(white: np.ndarray, black: np.ndarray):
     """An attack without gradients must not find what those with them miss."""
     missed = int((black & ~white).sum())
-    return Check(
-        "square_does_not_win",
-        "Square does not beat the white-box attacks",
-        _by_count(missed, warn_up_to=0),
-        f"{missed} of {len(white)} successes of Square only",
-        "the gradient is masked: attack a smooth approximation of what hides it (BPDA)",
-    )
+    return _by_count(missed, 0), f"{missed} of {len(white)} successes of Square only"
 
 
-def gradients_are_alive(classifier: Classifier, problem: AttackProblem) -> Check:
+@check(
+    "gradients are finite and not zero",
+    "attack with a loss that does not saturate (logit ratio), or around what rounds or clips",
+)
+def gradients_are_alive(classifier: Classifier, problem: AttackProblem):
     """Finite and not zero, for the loss that saturates first: untargeted cross-entropy (I4)."""
     targets = np.full(len(problem), -1)
     _, _, gradient = classifier.loss_and_gradient(problem.x, problem.y, targets, cross_entropy)
     finite = np.isfinite(gradient).all(axis=(1, 2))
     dead = ~finite | (np.abs(gradient).max(axis=(1, 2)) == 0)
-    return Check(
-        "gradients_are_alive",
-        "gradients are finite and not zero",
-        PASS if not dead.any() else FAIL,
-        f"{int(dead.sum())} of {len(dead)} recordings have none",
-        "attack with a loss that does not saturate (logit ratio), or around what rounds or clips",
-    )
+    verdict = FAIL if dead.any() else PASS
+    return verdict, f"{int(dead.sum())} of {len(dead)} recordings have none"
 
 
-def outputs_repeat(classifier: Classifier, problem: AttackProblem) -> Check:
+@check(
+    "outputs repeat, whatever the batch",
+    "the model is random or in training mode: fix it, or attack its expectation (EOT)",
+)
+def outputs_repeat(classifier: Classifier, problem: AttackProblem):
     """The same recording gives the same logits: a second time, and whatever else is in the batch."""
     first, second = classifier.logits(problem.x), classifier.logits(problem.x)
     alone = np.concatenate([classifier.logits(problem.x[i : i + 1]) for i in range(len(problem))])
     scale = max(1.0, float(np.abs(first).max()))
     repeated, single = np.abs(first - second).max() / scale, np.abs(first - alone).max() / scale
-    return Check(
-        "outputs_repeat",
-        "outputs repeat, whatever the batch",
-        PASS if max(repeated, single) < 1e-4 else FAIL,
-        f"largest relative change: {repeated:.1e} on repetition, {single:.1e} alone",
-        "the model is random or in training mode: fix it, or attack its expectation (EOT)",
-    )
+    evidence = f"largest relative change: {repeated:.1e} on repetition, {single:.1e} alone"
+    return PASS if max(repeated, single) < 1e-4 else FAIL, evidence
 
 
-def gradients_ignore_the_batch(classifier: Classifier, problem: AttackProblem) -> Check:
+@check(
+    "gradients are independent of the batch",
+    "take gradients in inference mode: dropout and batch statistics frozen",
+)
+def gradients_ignore_the_batch(classifier: Classifier, problem: AttackProblem):
     """A gradient that depends on the other recordings is batch normalisation in training mode."""
     subset = problem.rows(np.arange(min(4, len(problem))))
     singles = [subset.rows(np.array([i])) for i in range(len(subset))]
@@ -169,82 +174,65 @@ def gradients_ignore_the_batch(classifier: Classifier, problem: AttackProblem) -
 
     batch, alone = gradient(subset), np.concatenate([gradient(single) for single in singles])
     change = np.abs(batch - alone).max() / max(np.abs(batch).max(), 1e-30)
-    return Check(
-        "gradients_ignore_the_batch",
-        "gradients are independent of the batch",
-        PASS if change < 1e-3 else FAIL,
-        f"a gradient changes by {change:.1e}, relative, with the batch around it",
-        "take gradients in inference mode: dropout and batch statistics frozen",
-    )
+    evidence = f"a gradient changes by {change:.1e}, relative, with the batch around it"
+    return PASS if change < 1e-3 else FAIL, evidence
 
 
-def logits_are_attacked(classifier: Classifier, problem: AttackProblem) -> Check:
+@check("logits are attacked, not probabilities", "remove the softmax before the attack")
+def logits_are_attacked(classifier: Classifier, problem: AttackProblem):
     """Probabilities saturate; logits do not."""
     z = classifier.logits(problem.x)
-    probabilities = (z.min() >= 0) and np.allclose(z.sum(axis=1), 1, atol=1e-3)
-    return Check(
-        "logits_are_attacked",
-        "logits are attacked, not probabilities",
-        FAIL if probabilities else PASS,
-        f"outputs from {z.min():.2g} to {z.max():.2g}, rows summing to {z.sum(axis=1).mean():.2g}",
-        "remove the softmax before the attack",
-    )
+    sums = z.sum(axis=1)
+    evidence = f"outputs from {z.min():.2g} to {z.max():.2g}, rows summing to {sums.mean():.2g}"
+    return FAIL if z.min() >= 0 and np.allclose(sums, 1, atol=1e-3) else PASS, evidence
 
 
-def untargeted_beats_targeted(targeted: np.ndarray, untargeted: np.ndarray) -> Check:
+@check(
+    "untargeted ≥ targeted",
+    "the untargeted loss saturates: use the logit ratio, or all targets in turn",
+)
+def untargeted_beats_targeted(targeted: np.ndarray, untargeted: np.ndarray):
     """Whatever reaches a target has left the true class, so the untargeted attack must reach as much."""
-    missed = int((targeted & ~untargeted).sum())
-    return Check(
-        "untargeted_beats_targeted",
-        "untargeted ≥ targeted",
-        _by_count(missed, warn_up_to=2),
-        f"successes: {int(targeted.sum())} targeted, {int(untargeted.sum())} untargeted, "
-        f"{missed} targeted only, of {len(targeted)}",
-        "the untargeted loss saturates: use the logit ratio, or all targets in turn",
-    )
+    missed, counts = int((targeted & ~untargeted).sum()), (targeted.sum(), untargeted.sum())
+    evidence = f"successes: {counts[0]} targeted, {counts[1]} untargeted, {missed} targeted only"
+    return _by_count(missed, 2), f"{evidence}, of {len(targeted)}"
 
 
-def no_success_is_passed_over(last: np.ndarray, ever: np.ndarray) -> Check:
+@check(
+    "no success is passed over",
+    "count a recording as a success if any iterate reaches the goal",
+)
+def no_success_is_passed_over(last: np.ndarray, ever: np.ndarray):
     """An attack that passes a success and returns something else understates itself (I1)."""
     silent = int((ever & ~last).sum())
-    return Check(
-        "no_success_is_passed_over",
-        "no success is passed over",
-        PASS if silent == 0 else WARN,
-        f"{silent} of {len(last)} reached the goal on the way but not at the last step",
-        "count a recording as a success if any iterate reaches the goal",
-    )
+    evidence = f"{silent} of {len(last)} reached the goal on the way but not at the last step"
+    return WARN if silent else PASS, evidence
 
 
-def loss_rises(result: AttackResult) -> Check:
+@check(
+    "the attack loss rises along the path",
+    "reduce the step, or follow the gradient with momentum (Auto-PGD)",
+)
+def loss_rises(result: AttackResult):
     """The attack loss must end above where it began, for nearly all recordings (Pintor et al., I3)."""
     first, last = result.loss[0], result.loss[-1]
     fallen = int((last < first).sum())
     share = fallen / max(1, len(first))
-    return Check(
-        "loss_rises",
-        "the attack loss rises along the path",
-        PASS if share <= 0.02 else WARN if share <= 0.1 else FAIL,
-        f"{fallen} of {len(first)} end below where they began",
-        "reduce the step, or follow the gradient with momentum (Auto-PGD)",
-    )
+    verdict = PASS if share <= 0.02 else WARN if share <= 0.1 else FAIL
+    return verdict, f"{fallen} of {len(first)} end below where they began"
 
 
-def loss_has_settled(result: AttackResult) -> Check:
+@check("the attack loss has settled", "take more steps")
+def loss_has_settled(result: AttackResult):
     """Most of the gain comes early: the last quarter of the steps adds little (Pintor et al., I2)."""
     loss = np.maximum.accumulate(result.loss, axis=0)
-    total = loss[-1] - loss[0]
-    late = loss[-1] - loss[3 * len(loss) // 4]
+    total, late = loss[-1] - loss[0], loss[-1] - loss[3 * len(loss) // 4]
     share = np.median(late[total > 0] / total[total > 0]) if (total > 0).any() else 0.0
-    return Check(
-        "loss_has_settled",
-        "the attack loss has settled",
-        PASS if share < 0.1 else WARN,
-        f"the last quarter of the steps adds {share:.0%} of the gain, in the median",
-        "take more steps",
-    )
+    evidence = f"the last quarter of the steps adds {share:.0%} of the gain, in the median"
+    return PASS if share < 0.1 else WARN, evidence
 
 
+OF_MODEL = (outputs_repeat, logits_are_attacked, gradients_are_alive, gradients_ignore_the_batch)
 FULL_BALL = ("pgd", "apgd_ce", "apgd_dlr")  # gradient attacks that may use the full ball
 SUBSET = ("pgd_band", "sap")  # and those that keep to smooth perturbations
 LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of it need be left
@@ -277,19 +265,13 @@ def run_checks(
         "large": (until_success.with_settings(steps=2 * steps), large),
         "untargeted": (until_success, replace(problem, goal=Goal(None))),
     }
-    of_model = [
-        outputs_repeat,
-        logits_are_attacked,
-        gradients_are_alive,
-        gradients_ignore_the_batch,
-    ]
     parts: dict[str, Any] = how.workers.run_all(
         {
             "attacks": lambda: run_each(posed, model, how),
             "surrogate": lambda: run_attacks(
                 {f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how
             ),
-            "of_model": lambda: how.workers.map(_applied, of_model, shared=(classifier, problem)),
+            "of_model": lambda: how.workers.map(_applied, OF_MODEL, shared=(classifier, problem)),
         }
     )
     made, (crafted,) = parts["attacks"], parts["surrogate"].values()
@@ -325,8 +307,8 @@ def run_checks(
     ]
 
 
-def _applied(check: Callable, classifier: Classifier, problem: AttackProblem) -> Check:
-    return check(classifier, problem)
+def _applied(function: Callable, classifier: Classifier, problem: AttackProblem) -> Check:
+    return function(classifier, problem)
 
 
 def _examples_of(x: np.ndarray, classifier: Classifier, problem: AttackProblem) -> AttackResult:

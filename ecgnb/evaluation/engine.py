@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class _Evaluation:
             first["certification"] = self._certification
         parts = how.workers.run_all(first)
         attacks: dict[str, AttackResult] = parts["attacks"]
-        worst = self._worst_case(attacks)
+        worst = worst_case(attacks, self.problem)
         second: dict[str, Callable[[], Any]] = {}
         if suite.checks:
             second["checks"] = lambda: run_checks(
@@ -154,7 +154,7 @@ class _Evaluation:
             second["noise_rms"] = lambda: self._noise_at_rms(attacks["pgd20"])
             second["signals"] = lambda: self._signals(attacks, parts["noise"])
         if suite.minimal_steps:
-            second["minimal"] = lambda: self._minimal(worst[0])
+            second["minimal"] = lambda: self._minimal(worst.x)
         if suite.extras:
             second["preprocessing"] = lambda: self._preprocessing(attacks)
         parts |= how.workers.run_all(second)
@@ -257,15 +257,6 @@ class _Evaluation:
     def _recall(self, logits: np.ndarray) -> metrics.Estimate:
         return metrics.rate(logits.argmax(axis=1) == self.subset.y)
 
-    def _worst_case(self, attacks: Mapping[str, AttackResult]) -> tuple[np.ndarray, ...]:
-        """The attack with the largest margin for each recording: its x, predicted class, and name."""
-        problem, made = self.problem, list(attacks.values())
-        margins = [problem.goal.margin(result.logits, problem.y) for result in made]
-        best = np.argmax(margins, axis=0)
-        x = np.stack([made[attack].x[row] for row, attack in enumerate(best)])
-        logits = np.stack([made[attack].logits[row] for row, attack in enumerate(best)])
-        return x, logits.argmax(axis=1), np.array(list(attacks))[best]
-
     def _minimal(self, known: np.ndarray) -> MinimalPerturbation:
         wide = self.problem.resized(np.full(len(self.problem), LARGEST))
         band = BAND if self.suite.extras else None  # twice the time
@@ -355,7 +346,7 @@ class _Evaluation:
         self,
         parts: dict[str, Any],
         attacks: dict[str, AttackResult],
-        worst: tuple[np.ndarray, ...],
+        worst: WorstCase,
     ) -> Report:
         suite = self.suite
         conditions = {"clean": self._condition("clean", "clean", None, self.clean)}
@@ -367,7 +358,7 @@ class _Evaluation:
             )
         if len(attacks) > 1:
             title = f"worst of {len(attacks)} attacks"
-            conditions["worst_case"] = self._attacked(title, "worst_case", worst[1])
+            conditions["worst_case"] = self._attacked(title, "worst_case", worst.predicted)
         for name, predicted in parts["transferred"].items():
             title = f"{suite.transferred[name].title} crafted on {self.surrogate.name}"
             conditions[name] = self._attacked(title, "transfer", predicted)
@@ -406,7 +397,7 @@ class _Evaluation:
         return self._with_minimal(report, parts["minimal"], worst) if "minimal" in parts else report
 
     def _with_minimal(
-        self, report: Report, minimal: MinimalPerturbation, worst: tuple[np.ndarray, ...]
+        self, report: Report, minimal: MinimalPerturbation, worst: WorstCase
     ) -> Report:
         uv, seed, correct = 1000 * self.subset.sd_mv, self.how.seed, self.is_correct
         radius, radius_uv = minimal.radius, minimal.radius * uv
@@ -423,7 +414,7 @@ class _Evaluation:
                     "record": str(self.subset.names[i]),
                     "minimal_epsilon_z": float(radius[i]),
                     "minimal_epsilon_uv": float(radius_uv[i]),
-                    "worst_attack": str(worst[2][i]),
+                    "worst_attack": str(worst.attack[i]),
                 }
                 for i in range(len(self.subset))
             ],
@@ -471,6 +462,29 @@ class _Evaluation:
 
     def _symbols(self, classes: np.ndarray) -> str:
         return "".join(self.dataset.classes[c] for c in classes)
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The strongest of several attacks, recording by recording: never the worst of averages.
+
+    x : (n, samples, leads) float32; predicted : (n,) int, class predicted for it; attack : (n,) name of the attack.
+    """
+
+    x: np.ndarray
+    predicted: np.ndarray
+    attack: np.ndarray
+
+
+def worst_case(attacks: Mapping[str, AttackResult], problem: AttackProblem) -> WorstCase:
+    """For each recording the attack with the largest margin; a success wherever any attack succeeds."""
+    results = list(attacks.values())
+    margins = [problem.goal.margin(result.logits, problem.y) for result in results]
+    best = np.argmax(margins, axis=0)
+    x = np.array([results[attack].x[row] for row, attack in enumerate(best)])
+    logits = np.array([results[attack].logits[row] for row, attack in enumerate(best)])
+    predicted = logits.reshape(len(best), -1).argmax(axis=1) if len(best) else best
+    return WorstCase(x, predicted, np.array(list(attacks))[best])
 
 
 def describe(

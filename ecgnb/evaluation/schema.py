@@ -165,6 +165,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """A report as plain values, without examples."""
     kept = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "examples"}
     kept["about"] = asdict(report.about)
+    kept["classes"] = list(report.classes)
     kept["conditions"] = {key: asdict(c) for key, c in report.conditions.items()}
     kept["checks"] = [asdict(check) for check in report.checks]
     return {"schema": kept.pop("schema"), **kept}

@@ -131,7 +131,7 @@ class Cluster:
 
         Parts named first have priority, in all that they ask for.
         """
-        threads, futures = ThreadPoolExecutor(len(parts)), {}
+        threads, futures = ThreadPoolExecutor(max(1, len(parts))), {}
         for place, (name, part) in enumerate(parts.items()):
             context = copy_context()
             if _priority.get() is None:  # parts of a part keep its priority

@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
+
+from ecgnb.quiet import keras
 
 
 @functools.cache

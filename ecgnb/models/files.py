@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
-from keras import layers
-
 from ecgnb.constants import CLASSES, WINDOW
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically
 from ecgnb.models import network
+from ecgnb.quiet import keras, layers
 
 CHECKOUT = Path(__file__).parents[2] / "models"
 INSTALLED = Path(__file__).parents[1] / "shipped"  # where `pip install .` puts a copy of them

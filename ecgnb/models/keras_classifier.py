@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import keras
 import numpy as np
 
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
 from ecgnb.models.devices import replicas, share_rows
 from ecgnb.models.network import in_bfloat16
+from ecgnb.quiet import keras
 
 BACKEND = keras.backend.backend()
 

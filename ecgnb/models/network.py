@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import keras
-from keras import layers
-
 from ecgnb.constants import CLASSES, WINDOW
+from ecgnb.quiet import keras, layers
 
 
 def build(dropout: float = 0.5, precision: str = "float32") -> keras.Model:

@@ -9,16 +9,15 @@ import numpy as np
 import pandas as pd
 
 from ecgnb import metrics
+from ecgnb.constants import CLASS_NAMES, CLASSES
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report
 from ecgnb.metrics import Estimate
 from ecgnb.report.runs import RunResult
 from ecgnb.report.tables import (
     MISSING,
-    NO_ESTIMATE,
     as_difference,
     as_p,
-    class_name,
     table_of,
     with_interval,
 )
@@ -29,10 +28,12 @@ PRESENTED = (  # the runs of the results table, in its order
     *("baseline", "static", "adaptive", "all-classes", "fast"),
     *("baseline-as-published", "adaptive-as-published"),
 )
-MEASURES = {  # title -> condition, and measure as in the table of `ci/sweep.py`
-    "AF F1": ("clean", "f1_A"),
+# Title of a measure -> condition, and its name in the table of `ci/sweep.py`.
+CLEAN = {f"{CLASS_NAMES[symbol]} F1": ("clean", f"f1_{symbol}") for symbol in CLASSES} | {
     "challenge score": ("clean", "challenge_score"),
     "AF recall": ("clean", "recall_A"),
+}
+ATTACKED = {
     "AF recall, PGD-20": ("pgd20", "recall_A"),
     "AF F1, PGD-20": ("pgd20", "f1_A"),
     "ASR, PGD-20": ("pgd20", "attack_success_rate"),
@@ -40,6 +41,7 @@ MEASURES = {  # title -> condition, and measure as in the table of `ci/sweep.py`
     "challenge score, every class attacked": ("pgd20_all_classes", "challenge_score"),
     "normal as AF, noise": ("random_sign", "noise_false_positive_rate"),
 }
+MEASURES = {title: CLEAN[title] for title in ("AF F1", "challenge score", "AF recall")} | ATTACKED
 CONDITIONS = {"clean": "clean", "pgd20": "white-box PGD-20", "transferred": "transferred PGD-20"}
 ORIGINAL = {  # AF F1 as published by the original ("Small Changes, Big Errors", HSTE21)
     ("baseline", "clean"): "0.73",
@@ -55,6 +57,7 @@ OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # measures of conf
     "challenge score": metrics.challenge_score,
     "AF recall": metrics.recall,
 }
+Measures = Mapping[str, tuple[str, str]]
 Seeds = dict[str, dict[str, dict[int, float]]]  # defence -> title of a measure -> seed -> value
 
 
@@ -96,7 +99,7 @@ CLAIMS += [
 
 
 def measure(report: Report, condition: str, name: str) -> Estimate | None:
-    """A measure under a condition, as `MEASURES` names them; None if it was not computed."""
+    """A measure of CLEAN or ATTACKED under a condition; None if it was not computed."""
     if condition not in report.conditions:
         return None
     found = report.conditions[condition]
@@ -108,21 +111,22 @@ def measure(report: Report, condition: str, name: str) -> Estimate | None:
     return found.scores[name] if name in found.scores else found.scores[kind][symbol]
 
 
-def by_run(results: Mapping[str, RunResult], split: str) -> dict[str, dict[str, Estimate]]:
-    """run -> title of `MEASURES` -> estimate, of the runs that were evaluated on a split."""
+def by_run(
+    results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES
+) -> dict[str, dict[str, Estimate | None]]:
+    """run -> title of a measure -> estimate, of the runs that were evaluated on a split."""
     return {
-        name: {
-            title: measure(result.reports[split], *which) or NO_ESTIMATE
-            for title, which in MEASURES.items()
-        }
+        name: {title: measure(result.reports[split], *which) for title, which in measures.items()}
         for name, result in results.items()
         if split in result.reports
     }
 
 
-def results_table(results: Mapping[str, RunResult], split: str) -> pd.DataFrame:
-    """Every run that was evaluated on a split: clean, under attacks, under noise."""
-    return table_of(by_run(results, split), "run", cell=with_interval)
+def results_table(
+    results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES
+) -> pd.DataFrame:
+    """Every run that was evaluated on a split, in rows."""
+    return table_of(by_run(results, split, measures), "run", cell=with_interval)
 
 
 def original_table(results: Mapping[str, RunResult], split: str = "validation") -> pd.DataFrame:
@@ -145,9 +149,7 @@ def original_table(results: Mapping[str, RunResult], split: str = "validation") 
 
 def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     """Scores of one model, as on its card: a column for each split."""
-    classes = next(iter(reports.values())).classes
-    chosen = {f"{class_name(symbol)} F1": ("clean", f"f1_{symbol}") for symbol in classes}
-    chosen |= MEASURES | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
+    chosen = CLEAN | ATTACKED | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
     heads = {
         split: f"{split} ({r.about.recordings} recordings, {r.about.class_counts['A']} AF)"
         for split, r in reports.items()
@@ -176,9 +178,9 @@ def claims_table(
     for claim in claims:
         sides = (claim.before, claim.after)
         if all(run in reports and key in reports[run].conditions for run, key in sides):
-            predicted = (reports[run].predicted(condition) for run, condition in sides)
+            before, after = (reports[run].predicted(key) for run, key in sides)
             y, of_counts = reports[claim.before[0]].y, OF_COUNTS[claim.measure]
-            found[claim] = metrics.compare_scores(y, *predicted, of_counts)
+            found[claim] = metrics.compare_scores(y, before, after, of_counts)
     adjusted = metrics.holm(np.array([one["p"] for one in found.values()]))
     rows = {}
     for (claim, one), holm in zip(found.items(), adjusted, strict=True):
@@ -195,23 +197,22 @@ def claims_table(
 def seeds(table: pd.DataFrame, split: str) -> Seeds:
     """Values by seed of each defence that was trained with several seeds, without the leak.
 
-    Runs that differ in more than their seed do not count. table : of `ci/sweep.py`.
+    Runs that differ in more than their seed do not count; a measure that a run lacks is left out. table : of
+    `ci/sweep.py`.
     """
     leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
     same = [c for c in ("defence", "start", "epochs", "changes") if c in table]
     found: Seeds = {}
     for (defence, *_), runs in leakfree.groupby(same, sort=False, dropna=False):
         if runs["seed"].nunique() > 1:
-            chosen = {
-                title: runs[(runs["condition"] == condition) & (runs["measure"] == name)]
-                for title, (condition, name) in MEASURES.items()
-            }
+            values = runs.set_index("seed").groupby(["condition", "measure"])["value"]
             found[defence] = {
-                title: rows.set_index("seed")["value"].astype(float).to_dict()
-                for title, rows in chosen.items()
-                if len(rows)
+                title: values.get_group(which).astype(float).to_dict()
+                for title, which in MEASURES.items()
+                if which in values.groups and len(values.get_group(which)) == runs["seed"].nunique()
             }
-    return found
+    common = [t for t in MEASURES if all(t in measures for measures in found.values())]
+    return {defence: {t: measures[t] for t in common} for defence, measures in found.items()}
 
 
 def seeds_table(found: Seeds) -> pd.DataFrame:

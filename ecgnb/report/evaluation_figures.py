@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ecgnb.attacks.noise import NOISE_TITLES
 from ecgnb.constants import BAND, WINDOW
 from ecgnb.metrics import Estimate
 from ecgnb.report import style
@@ -27,7 +28,7 @@ def robustness_panels(
     title = "Robust recall of AF against ε, 95 % intervals"
     fig = style.new_figure(1.6 + 3.6 * len(models), 4.8, title, subtitle)
     axes = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    noise = [name for name in style.NOISE_TITLES if any(name in c for c in models.values())]
+    noise = [name for name in NOISE_TITLES if any(name in c for c in models.values())]
     looks = {
         name: dict(color=style.NOISE_COLOUR, lw=1.1, ls=dash, marker=marker, ms=3.5)
         for name, (_, dash, marker) in style.looks(noise).items()
@@ -45,7 +46,7 @@ def robustness_panels(
     axes[0].set_ylabel("robust recall of AF")
     keys = [Line2D([], [], color="0.1", lw=2, label="minimal ε found by attack (upper bound)")]
     keys += [
-        Line2D([], [], label=f"{style.NOISE_TITLES[name]} (noise baseline)", **look)
+        Line2D([], [], label=f"{NOISE_TITLES[name]} (noise baseline)", **look)
         for name, look in looks.items()
     ]
     style.legend_below(fig, keys)
@@ -151,7 +152,7 @@ def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str
     ax.set_yticks(range(len(crafted)), crafted)
     ax.set(xlabel="evaluated on", ylabel="crafted on")
     bar = fig.colorbar(image, ax=ax, label="attack success rate")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return fig
 
 

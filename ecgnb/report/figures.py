@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
+from ecgnb.attacks.noise import NOISE_TITLES
 from ecgnb.constants import FS
 from ecgnb.errors import EcgnbError
 from ecgnb.report import style
@@ -66,7 +67,7 @@ def confusion_figure(scores: Mapping[str, dict[str, Any]], subtitle: str) -> Fig
             text = "none" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
             lower.text(1.04, row, text, va="center", fontsize=9)
     bar = fig.colorbar(image, ax=grid[0, :], label="share of the true class", pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return fig
 
 
@@ -144,7 +145,7 @@ def robustness_curve(
     """
     fig = style.new_figure(8, 5.6, "AF recall against ε, 95 % intervals", subtitle)
     ax = fig.subplots()
-    noise = tuple(style.NOISE_TITLES.values())
+    noise = tuple(NOISE_TITLES.values())
     for name, (colour, dash, marker) in style.looks(curves).items():
         if name.startswith(noise):
             colour, dash = style.NOISE_COLOUR, ":"

@@ -1,104 +1,91 @@
-"""The evaluation of one model as a single HTML page: tables and figures, nothing to fetch."""
+"""The report of one model as a single HTML page: tables and a figure, nothing to fetch."""
 
 from __future__ import annotations
 
 import base64
-import io
-from html import escape
+import re
+from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
-from ecgnb.report import evaluation_figures as evaluation_plots
-from ecgnb.report import style as canvas
-from ecgnb.report.tables import (
-    alarm_table,
-    attack_table,
-    class_table,
-    front_table,
-    guarantee,
-    headline,
-    signal_table,
-    threat_table,
-)
+from ecgnb.attacks.noise import NOISE_BASELINES
+from ecgnb.evaluation.schema import Report
+from ecgnb.report import evaluation_figures, style, tables
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem }
-th, td { text-align: left; padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; vertical-align: top }
-th { border-bottom: 2px solid #888 }
-img { max-width: 100% }
-.scroll { overflow-x: auto }
-.pass { color: #07614a } .warn { color: #8a5a00; font-weight: bold } .fail { color: #a11; font-weight: bold }
-"""
+# What each condition is: one sentence, and its paper.
+MADRY = "Madry et al. 2018, arXiv 1706.06083"
+CROCE = "Croce & Hein 2020, arXiv 2003.01690"
+ABOUT = {
+    "fgsm": (
+        "One step of length ε along the sign of the gradient.",
+        "Goodfellow et al. 2015, arXiv 1412.6572",
+    ),
+    "pgd20": (
+        "20 steps of ε/10 along the sign of the gradient, each projected back into the ε-ball. The last iterate counts, as in the original study.",
+        MADRY,
+    ),
+    "pgd": ("The same from random points in the ε-ball, until it succeeds.", MADRY),
+    "apgd_ce": (
+        "Gradient steps with momentum, whose length halves where progress stalls; on cross-entropy.",
+        CROCE,
+    ),
+    "apgd_dlr": ("The same on a ratio of logits, which does not saturate.", CROCE),
+    "pgd_band": ("PGD whose perturbation stays within the pass-band of an ECG monitor.", MADRY),
+    "sap": (
+        "Smooth adversarial perturbations: PGD on noise that is then smoothed.",
+        "Han et al. 2020, arXiv 1905.05163",
+    ),
+    "square": (
+        "Random search by segments. It needs no gradient, only predictions.",
+        "Andriushchenko et al. 2020, arXiv 1912.00049",
+    ),
+    "universal": (
+        "One perturbation for all recordings, crafted on other recordings.",
+        "Moosavi-Dezfooli et al. 2017, arXiv 1610.08401",
+    ),
+    "transferred": ("PGD-20 crafted on another model.", "Papernot et al. 2016, arXiv 1605.07277"),
+    "worst_case": ("For each recording the strongest of the attacks above.", CROCE),
+}
+VERDICTS = {"fail": "Failed", "warn": "Warnings", "pass": "Passed"}
 
 
-def page(report: dict) -> str:
-    """HTML of a report of `assessment.assess`."""
-    about = report["about"]
-    title = f"How robust is {about['model']}?"
-    head = (
-        f"{about['data']}, {about['split']}: {about['recordings']} recordings, "
-        f"{about['AF recordings']} AF; labels {about['labels']}, protocol {about['protocol']}, seed "
-        f"{about['seed']}, budget {about['budget']}. Threat: AF {report['threat']}. "
-        "Brackets: 95 % intervals."
+def page(report: Report) -> str:
+    """HTML of a report."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    parts = [
-        f"<h1>{escape(title)}</h1><p>{escape(head)}</p>",
-        _section("The answer", _list(headline(report))),
-        _section("Attack by attack", _table(attack_table(report))),
-        _section("Normal recordings read as AF", _table(alarm_table(report))),
-        _section("What is left, against ε", _image(curve_figure(report))),
-        _section("Is the evaluation itself sound?", _checks(report["checks"])),
-    ]
-    if "other threats" in report:
-        parts.append(_section("Other threats", _table(threat_table(report))))
-        parts.append(_section("All classes attacked, untargeted", _table(class_table(report))))
-        parts.append(_section("AF recall behind a front end", _table(front_table(report))))
-        parts.append(_section("What can be guaranteed", _list(guarantee(report["certified"]))))
-    parts.append(_section("Is it an ECG any more? Medians", _table(signal_table(report))))
-    parts.append(
-        _section("Recording by recording", _table(pd.json_normalize(report["recordings"])))
-    )
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    environment.filters["cell"] = _cell
+    template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        report=report,
+        tables=tables,
+        figure=_figure(report) if "attack" in report.curves else "",
+        about_attacks={c.title: ABOUT[key] for key, c in report.conditions.items() if key in ABOUT},
+        checks={
+            title: [check for check in report.checks if check.verdict == verdict]
+            for verdict, title in VERDICTS.items()
+        },
     )
 
 
-def curve_figure(report: dict) -> Figure:
-    """The robustness curve, exact for every recording, beside the controls."""
-    subtitle = f"{report['about']['data']}, {report['about']['split']}; AF {report['threat']}"
-    curves = {"attack": report["curve"]} | report["control curves"]
-    return evaluation_plots.robustness_panels({report["about"]["model"]: curves}, subtitle, 0.2)
-
-
-def _section(title: str, inner: str) -> str:
-    return f'<h2>{escape(title)}</h2>\n<div class="scroll">{inner}</div>'
-
-
-def _list(lines: dict[str, str]) -> str:
-    items = (f"<li>{escape(k)}: <strong>{escape(v)}</strong></li>" for k, v in lines.items())
-    return f"<ul>{''.join(items)}</ul>"
-
-
-def _table(frame: pd.DataFrame) -> str:
-    return frame.to_html(border=0, float_format=lambda v: f"{v:.3g}")
-
-
-def _checks(checks: list[dict]) -> str:
-    head = "<tr><th>check</th><th>verdict</th><th>evidence</th><th>what to do</th></tr>"
-    rows = "".join(
-        f'<tr><td>{escape(c["name"])}</td><td class="{c["verdict"]}">{c["verdict"]}</td>'
-        f"<td>{escape(c['evidence'])}</td>"
-        f"<td>{escape(c['advice']) if c['verdict'] != 'pass' else ''}</td></tr>"
-        for c in checks
+def _figure(report: Report) -> str:
+    """The robustness curve beside the noise baselines, as PNG in base64."""
+    curves = {
+        name: curve
+        for name, curve in report.curves.items()
+        if name == "attack" or name in NOISE_BASELINES
+    }
+    figure = evaluation_figures.robustness_panels(
+        {report.about.model: curves},
+        f"{report.about.data}, {report.about.split}",
+        report.threat["epsilon"],
     )
-    return f"<table>{head}{rows}</table>"
+    return base64.b64encode(style.png(figure)).decode()
 
 
-def _image(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=canvas.DPI)
-    return f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+def _cell(text: str) -> Markup:
+    """A cell of a table: its interval and counts small."""
+    return Markup(
+        re.sub(r" (\[[^\]]*\](?: \([^)]*\))?)$", r" <small>\1</small>", str(escape(text)))
+    )

@@ -90,7 +90,7 @@ def read_run(path: Path) -> RunResult:
             raise ValueError(f"schema {stored.get('schema')}, expected {SCHEMA}")
         reports = {split: from_json(report) for split, report in stored["reports"].items()}
         return RunResult(**stored | {"reports": reports})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "notebook 5 makes it, or ci/sweep.py"
         raise EcgnbError(f"{path}: cannot be read as a run's result ({error}); {remedy}") from error
 

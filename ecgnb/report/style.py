@@ -34,13 +34,6 @@ COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161"}
 NOISE_COLOUR = "#777777"
 SPARE_COLOURS = ("#cc78bc", "#56b4e9", "#6a3d9a")  # for whatever has no colour of its own
 MARKERS, DASHES = "os^DvPX<>", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
-NOISE_TITLES = {
-    "random_sign": "random ±ε",
-    "gaussian": "Gaussian noise",
-    "baseline_wander": "baseline wander",
-    "mains": "60 Hz mains",
-    "emg": "simulated EMG",
-}
 
 
 class Look(NamedTuple):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -21,18 +22,16 @@ from ecgnb.metrics import Estimate
 from ecgnb.models.classifier import softmax
 
 MISSING = "—"
-NO_ESTIMATE: Estimate = {"value": None, "ci95": [None, None]}
 ATTACKED = ("attack", "transfer", "worst_case")  # kinds of conditions
 TRANSFORMATIONS = {"standardised": "standardised again", "filtered": "filtered to 0.5–40 Hz"}
-SIGNALS = {  # those measures of `signals.measures` that a table has room for
-    "rms_uv": "RMS, µV",
-    "snr_db": "SNR, dB",
-    "total_variation_ratio": "total variation, ratio",
-    "power_within_band": "share of its power in 0.5–40 Hz",
-    "power_above_band": "above 40 Hz",
-    "r_peak_f1": "R-peak F1",
-    "mean_rr_change_ms": "change in mean RR, ms",
-    "rmssd_change_ms": "in RMSSD, ms",
+SIGNALS = {  # those measures of `signals.measures` that a table has room for: title, format
+    "rms_uv": ("RMS, µV", "{:.1f}"),
+    "snr_db": ("SNR, dB", "{:.0f}"),
+    "total_variation_ratio": ("total variation, ratio", "{:.1f}"),
+    "power_within_band": ("power in 0.5–40 Hz", "{:.0%}"),
+    "power_above_band": ("power above 40 Hz", "{:.0%}"),
+    "r_peak_f1": ("R-peak F1", "{:.2f}"),
+    "rmssd_change_ms": ("RMSSD change, ms", "{:.1f}"),
 }
 
 
@@ -68,8 +67,12 @@ def as_prediction(logits: np.ndarray, classes: tuple[str, ...]) -> str:
 def table_of(
     rows: Mapping[Any, Mapping[str, Any]], *names: str, cell: Callable[[Any], str] = str
 ) -> pd.DataFrame:
-    """A table from its rows, whose index has these names; cell : how a value is written."""
-    table = pd.DataFrame({k: {c: cell(v) for c, v in row.items()} for k, row in rows.items()}).T
+    """A table from its rows, whose index has these names; cell : how a value is written that is not None."""
+    written = {
+        key: {column: MISSING if value is None else cell(value) for column, value in row.items()}
+        for key, row in rows.items()
+    }
+    table = pd.DataFrame(written).T
     return table.rename_axis(list(names)).fillna(MISSING) if rows else table
 
 
@@ -111,12 +114,25 @@ def description(report: Report) -> str:
     )
 
 
+def threat_in_words(report: Report) -> str:
+    """The study's threat model: "AF → normal, L∞ 0.2 z"."""
+    threat = Threat(**report.threat)
+    names = (class_name(threat.attack_class), class_name(threat.target))
+    return str(replace(threat, attack_class=names[0], target=names[1]))
+
+
 def recall(report: Report, key: str) -> Estimate | None:
     """Recall of the attacked class under a condition, or accuracy if all classes are attacked."""
     if key not in report.conditions:
         return None
     scores, attacked = report.conditions[key].scores, report.threat["attack_class"]
     return scores["recall"][attacked] if attacked else scores["accuracy"]
+
+
+def recall_name(report: Report) -> str:
+    """What `recall` is called."""
+    attacked = report.threat["attack_class"]
+    return f"{class_name(attacked)} recall" if attacked else "accuracy"
 
 
 def robust_recall(report: Report, key: str) -> Estimate | None:
@@ -165,7 +181,7 @@ def headline(report: Report) -> dict[str, str]:
     tried = len(under_study_threat(report, "attack"))
     false_positive = f"{class_name(report.threat['target'])} predicted as {name}"
     estimates = {
-        f"{name} recall, clean" if name else "accuracy, clean": recall(report, "clean"),
+        f"{recall_name(report)}, clean": recall(report, "clean"),
         "robust recall, PGD-20": robust_recall(report, "pgd20"),
         f"robust recall, worst of {tried} attacks": robust_recall(report, "worst_case"),
         "robust recall, untargeted": robust_recall(report, "untargeted"),
@@ -185,20 +201,18 @@ def headline(report: Report) -> dict[str, str]:
     return lines
 
 
-def robust_recalls(report: Report) -> dict[str, Estimate]:
+def robust_recalls(report: Report) -> dict[str, Estimate | None]:
     """Title -> robust recall: clean, under each attack, in the worst case, under each noise baseline."""
     chosen = under_study_threat(report, *ATTACKED) | noise_on_all(report)
-    clean = {"clean": recall(report, "clean") or NO_ESTIMATE}
-    return clean | {c.title: c.robust_recall or NO_ESTIMATE for c in chosen.values()}
+    return {"clean": recall(report, "clean")} | {c.title: c.robust_recall for c in chosen.values()}
 
 
 def attack_table(report: Report) -> pd.DataFrame:
-    """A row for each attack under the study's threat model, the worst case, and each noise baseline.
+    """A row for each attack under the study's threat model, and for the worst case.
 
     The worst case has no recall: which attack is a recording's worst depends on the goal.
     """
-    name = f"{class_name(report.threat['attack_class'])} recall".strip()
-    chosen = under_study_threat(report, *ATTACKED) | report.of_kind("noise")
+    name = recall_name(report)
     rows = {
         key: {
             name: MISSING if c.kind == "worst_case" else with_interval(recall(report, key)),
@@ -206,22 +220,30 @@ def attack_table(report: Report) -> pd.DataFrame:
             "attack success rate": with_counts(c.attack_success_rate),
             "queries, median": MISSING if c.median_queries is None else f"{c.median_queries:g}",
         }
-        for key, c in chosen.items()
+        for key, c in under_study_threat(report, *ATTACKED).items()
     }
-    return table_of(rows, "attack or noise").rename(lambda key: _title(report, key))
+    return table_of(rows, "attack").rename(lambda key: _title(report, key))
 
 
-def false_positive_table(report: Report) -> pd.DataFrame:
-    """Normal recordings predicted as AF: clean, and under each noise baseline.
+def noise_table(report: Report) -> pd.DataFrame:
+    """A row for each noise baseline: recall, success, and how many normal recordings it makes false positives.
 
-    A model that predicts AF for whatever is perturbed has a high recall under attack and is not robust.
+    A model that predicts AF for whatever is perturbed has a high recall under attack and is not robust: it has many.
     """
+    everywhere = report.of_kind("clean") | noise_on_all(report)
     attacked, target = (class_name(report.threat[key]) for key in ("attack_class", "target"))
     rows = {
-        c.title: {f"{target} predicted as {attacked}": false_positive_rate(report, key)}
-        for key, c in (report.of_kind("clean") | noise_on_all(report)).items()
+        key: {
+            recall_name(report): recall(report, key),
+            "attack success rate": c.attack_success_rate,
+            f"{target} predicted as {attacked}": (
+                false_positive_rate(report, key) if key in everywhere else None
+            ),
+        }
+        for key, c in report.of_kind("clean", "noise").items()
     }
-    return table_of(rows, "recordings", cell=with_counts)
+    table = table_of(rows, "noise", cell=with_counts)
+    return table.rename(lambda key: _title(report, key))
 
 
 def threat_table(report: Report) -> pd.DataFrame:
@@ -296,23 +318,19 @@ def certification(report: Report) -> dict[str, str]:
 
 def signal_table(report: Report) -> pd.DataFrame:
     """A row for each attack and noise baseline: medians of what it does to the signal."""
+
+    def median(found: dict[str, dict[str, float]], name: str, form: str) -> str:
+        value = found.get(name, {}).get("median")
+        text = MISSING if value is None else form.format(value)
+        return "0.0" if text == "-0.0" else text
+
     rows = {
-        _title(report, key): {title: found.get(name) for name, title in SIGNALS.items()}
+        _title(report, key): {
+            title: median(found, name, form) for name, (title, form) in SIGNALS.items()
+        }
         for key, found in report.signals.items()
     }
-
-    def median(spread: dict[str, float] | None) -> str:
-        return f"{spread['median']:.3g}" if spread and spread["median"] is not None else MISSING
-
-    return table_of(rows, "perturbation", cell=median)
-
-
-def check_verdicts(report: Report) -> dict[str, str]:
-    """The verdict of each check, with the evidence if it is no pass."""
-    return {
-        check.title: "pass" if check.verdict == "pass" else f"{check.verdict}: {check.evidence}"
-        for check in report.checks
-    }
+    return table_of(rows, "perturbation")
 
 
 def recording_table(report: Report) -> pd.DataFrame:

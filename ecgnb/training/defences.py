@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import keras
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
 from ecgnb.attacks import AttackProblem, AttackResult, Threat, divergence, pgd
@@ -18,6 +16,7 @@ from ecgnb.constants import WINDOW
 from ecgnb.data.dataset import Dataset, balanced_index, window
 from ecgnb.models.classifier import Classifier
 from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.quiet import keras, ops
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.selection import attack_af, catastrophic_overfitting, challenge_score
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from ecgnb.models import network
 from ecgnb.models.devices import distribution
 from ecgnb.models.files import load_model, save_model
 from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.quiet import keras
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.defences import BY_NAME, Defence
 from ecgnb.training.selection import dev_scores, first_of_each_class, robust_scores

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import keras
 import numpy as np
-from keras import layers
-from tqdm import tqdm
 
 from ecgnb.models.devices import assign_each, own_rows, replicas
 from ecgnb.progress import bar
+from ecgnb.quiet import keras, layers
 
 
 class StepBar(keras.callbacks.Callback):
@@ -19,7 +18,7 @@ class StepBar(keras.callbacks.Callback):
     def __init__(self, text: str, steps: int):
         super().__init__()
         self.text, self.steps = text, steps
-        self.bar: tqdm | None = None
+        self.bar: Any = None
 
     def on_train_begin(self, logs=None):
         if self.bar is None:
@@ -30,8 +29,7 @@ class StepBar(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Remove the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def fit_function(model: keras.Model, batch_size: int, copies: int) -> Callable[..., float]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 from scipy.stats import beta, norm
 
 from ecgnb.errors import EcgnbError
+from ecgnb.evaluation import certification
 from ecgnb.evaluation.certification import Certificates, certify
-from ecgnb.evaluation import certification as smoothing
-from ecgnb.report import evaluation_figures as evaluation_plots
+from ecgnb.report import evaluation_figures
 
 SAMPLES = 40
 SETTINGS = dict(sigma=0.5, n0=20, n=100, batch_size=200)
@@ -21,15 +20,14 @@ SETTINGS = dict(sigma=0.5, n0=20, n=100, batch_size=200)
 class Linear:
     """Logits [w·x, 0, -1, -1]: class 0 on one side of a plane, 1 on the other. Keeps what it was given."""
 
-    def __init__(self, fail_at: int | None = None):
+    classes = ("A", "N", "O", "~")
+
+    def __init__(self):
         self.w = np.random.default_rng(0).normal(size=SAMPLES).astype(np.float32)
         self.batches: list[np.ndarray] = []
-        self.fail_at = fail_at
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def logits(self, x: np.ndarray) -> np.ndarray:
         self.batches.append(x)
-        if len(self.batches) == self.fail_at:
-            raise KeyboardInterrupt
         z = np.tile(np.float32([0, 0, -1, -1]), (len(x), 1))
         z[:, 0] = x[..., 0] @ self.w
         return z
@@ -63,7 +61,7 @@ def same(one: Certificates, other: Certificates) -> bool:
 def test_radii_equal_the_closed_form():
     count = np.array([60, 800, 999, 1000])
     lower = beta.ppf(0.001, count[1:], 1000 - count[1:] + 1)
-    found = smoothing.radius(count, 1000, 0.25, 0.001)
+    found = certification.certified_radius(count, 1000, 0.25, 0.001)
     assert found[0] == 0 and np.allclose(found[1:], 0.25 * norm.ppf(lower), rtol=1e-12)
     assert found[3] == pytest.approx(0.25 * norm.ppf(0.001 ** (1 / 1000)))
 
@@ -71,7 +69,7 @@ def test_radii_equal_the_closed_form():
 def test_it_abstains_exactly_where_the_bound_does_not_exceed_a_half():
     count = np.arange(101)
     bound = np.array([0, *beta.ppf(0.001, count[1:], 101 - count[1:])])
-    found = smoothing.radius(count, 100, 1.0, 0.001)
+    found = certification.certified_radius(count, 100, 1.0, 0.001)
     assert ((found == 0) == (bound <= 0.5)).all() and (np.diff(found) >= 0).all()
     assert (found[:51] == 0).all() and found[-1] > 0
 
@@ -86,9 +84,12 @@ def test_abstention_is_minus_one_with_radius_zero(batch):
 def test_the_draws_that_bound_a_class_do_not_choose_it(batch):
     """A model that says 2 in the first stage and 3 in the second: 3 is not certified."""
     answers = iter([2, 3])
-    found = certify(
-        lambda x: np.eye(4)[[next(answers)] * len(x)], *(a[:1] for a in batch), **SETTINGS
-    )
+
+    class Changing(Linear):
+        def logits(self, x):
+            return np.eye(4)[[next(answers)] * len(x)]
+
+    found = certify(Changing(), *(a[:1] for a in batch), **SETTINGS)
     assert found.top == 2 and found.predicted == -1 and (found.counts == [0, 0, 0, 100]).all()
 
 
@@ -129,40 +130,18 @@ def test_no_two_draws_share_their_noise(batch):
     assert len(np.unique(noise[:, 0, 0].round(5))) > 0.99 * len(noise) == 0.99 * 400
 
 
-def test_an_interrupted_call_goes_on_where_it_stopped(batch, tmp_path):
-    expected, path = certify(Linear(), *batch, **SETTINGS), tmp_path / "runs" / "counts.json"
-    # One call identifies the model, then each recording takes two: stopped in the second of the fourth.
-    with pytest.raises(KeyboardInterrupt):
-        certify(Linear(fail_at=1 + 3 * 2 + 2), *batch, **SETTINGS, path=path)
-    assert len(json.loads(path.read_text())["rows"]) == 3
-    for calls in (1 + 3 * 2, 1):
-        model = Linear()
-        assert same(certify(model, *batch, **SETTINGS, path=path), expected)
-        assert len(model.batches) == calls
-    assert [p.name for p in path.parent.iterdir()] == ["counts.json"]
+def test_recordings_may_be_counted_elsewhere(batch):
+    """A mapper, such as a cluster's, gets a function and items, and returns a row for each."""
+    calls = []
 
+    def mapper(function, items):
+        calls.append(len(items))
+        return [function(item, Linear()) for item in items]
 
-@pytest.mark.parametrize(
-    "change", [{"sigma": 0.6}, {"n0": 21}, {"n": 101}, {"alpha": 0.01}, {"seed": 1}]
-)
-def test_counts_of_other_settings_are_refused(batch, tmp_path, change):
-    path = tmp_path / "counts.json"
-    certify(Linear(), *batch, **SETTINGS, path=path)
-    with pytest.raises(EcgnbError, match=rf"counts\.json: .*\({next(iter(change))}\); delete it"):
-        certify(Linear(), *batch, **SETTINGS | change, path=path)
-
-
-def test_counts_of_other_recordings_or_models_are_refused(batch, tmp_path):
-    path, (x, mask) = tmp_path / "counts.json", batch
-    certify(Linear(), x, mask, **SETTINGS, path=path)
-    for others in ((x[::-1], mask), (x, mask[::-1])):
-        with pytest.raises(EcgnbError, match=r"counts\.json: .*\(recordings\); delete it"):
-            certify(Linear(), *others, **SETTINGS, path=path)
-    with pytest.raises(EcgnbError, match=r"counts\.json: .*\(model\); delete it"):
-        certify(lambda x: 1 - Linear()(x), x, mask, **SETTINGS, path=path)
-    path.write_text("half a fi")
-    with pytest.raises(EcgnbError, match=r"counts\.json: cannot be read .* delete it"):
-        certify(Linear(), x, mask, **SETTINGS, path=path)
+    assert same(
+        certify(Linear(), *batch, **SETTINGS, mapper=mapper), certify(Linear(), *batch, **SETTINGS)
+    )
+    assert calls == [len(batch[0])]
 
 
 def test_bad_input_is_refused(batch):
@@ -179,7 +158,7 @@ def test_certified_recall_counts_af_certified_as_af_and_never_rises():
     predicted, reach = np.array([0, 0, -1, 1, 0]), np.array([0.5, 1.0, 0.0, 2.0, 3.0])
     certificates = Certificates(predicted, reach, predicted, np.zeros((5, 4), int))
     y, radii = np.array([0, 0, 0, 0, 1]), np.array([0, 0.5, 0.6, 1.0, 1.1])
-    curve = smoothing.certified_recall(certificates, y, 0, radii)
+    curve = certification.certified_recall(certificates, y, 0, radii)
     assert curve["value"] == [0.5, 0.5, 0.25, 0.25, 0] and curve["radius"] == radii.tolist()
     for key in ("value", "low", "high"):
         assert (np.diff(curve[key]) <= 0).all()
@@ -189,10 +168,10 @@ def test_certified_recall_counts_af_certified_as_af_and_never_rises():
 
 
 def test_an_linf_ball_needs_a_far_larger_l2_ball():
-    assert round(smoothing.l2_equivalent(0.2, 9000), 2) == 18.97
+    assert round(certification.l2_equivalent(0.2, 9000), 2) == 18.97
     lengths = np.array([9000, 2700])
-    radii = smoothing.l2_equivalent(0.2, lengths)
-    assert np.allclose(smoothing.linf_equivalent(radii, lengths), 0.2)
+    radii = certification.l2_equivalent(0.2, lengths)
+    assert np.allclose(certification.linf_equivalent(radii, lengths), 0.2)
     corner = np.full(2700, 0.2)
     assert np.linalg.norm(corner) == pytest.approx(radii[1])
 
@@ -200,7 +179,9 @@ def test_an_linf_ball_needs_a_far_larger_l2_ball():
 @pytest.mark.parametrize("subtitle", ["DEMO (SYNTHETIC), validation", "CinC 2017, validation"])
 def test_the_figure_has_both_scales_and_the_mark_of_synthetic_data(subtitle):
     curve = {"radius": [0, 0.5, 1], "value": [0.9, 0.5, None], "low": [0.8, 0.4, None]}
-    figure = evaluation_plots.certified_curve({"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle)
+    figure = evaluation_figures.certified_curve(
+        {"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle
+    )
     figure.draw_without_rendering()
     (top,) = figure.axes[0].child_axes
     assert np.allclose(top.get_xlim(), np.array(figure.axes[0].get_xlim()) / np.sqrt(9000))
