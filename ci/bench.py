@@ -30,8 +30,8 @@ from ecgnb.report.style import NOISE_COLOUR, SPARE_COLOURS, new_figure, save, st
 from ecgnb.report.tables import markdown
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tensorflow", "keras", "numpy")
-PACKAGES += ("adversarial-robustness-toolbox", "cleverhans", "foolbox")
+PLATFORM = ("tensorflow", "keras", "numpy")
+PEERS = ("adversarial-robustness-toolbox", "cleverhans", "foolbox")
 CASE_NAMES = {  # formatted with "settings" of bench.json
     "pgd": "PGD-{steps}, AF → N, {recordings} AF recordings, ε {epsilon}, step {step_size}",
     "apgd": "Auto-PGD, cross-entropy, {steps} steps, {recordings} AF recordings, ε {epsilon}",
@@ -169,7 +169,7 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in (*PLATFORM, *PEERS)},
     }
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill
 from nbclient import NotebookClient
 
 from ecgnb.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 METADATA = {
-    # What Jupytext itself writes: no header in the .py, and of cells' metadata the tags.
-    "jupytext": {"cell_metadata_filter": "tags,-all", "notebook_metadata_filter": "-all"},
+    # No header in the .py, and of cells' metadata the tags, as in notebooks/jupytext.toml.
+    "jupytext": {"cell_metadata_filter": "tags,-all", "notebook_metadata_filter": "-jupytext,-all"},
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
 }
 
@@ -57,7 +58,18 @@ def main() -> int:
         if figure.stat().st_mtime > began:
             for file in (figure, figure.with_suffix(".json")):
                 shutil.copy(file, ROOT / "figures")
+    if any(source.stem == "01_baseline" for source in sources):
+        store_demo(ROOT / "out" / "demo")
     return 0
+
+
+def store_demo(out: Path) -> None:
+    """Store what the shipped baseline does on the demo set, which the README reports."""
+    stored = ROOT / "notebooks" / "01_baseline.ipynb"
+    out.mkdir(parents=True, exist_ok=True)
+    parameters = {"DATA": "demo", "OUT": str(out)}
+    papermill.execute_notebook(stored, out / stored.name, parameters, progress_bar=False)
+    shutil.copy(out / "baseline_attacked.json", ROOT / "figures" / "demo_baseline.json")
 
 
 def as_py(notebook: nbformat.NotebookNode) -> str:
@@ -116,6 +128,7 @@ def publish(source: Path, out: Path) -> None:
     client.execute()
     notebook.metadata["language_info"].pop("version")  # see ci/jupyter
     write_atomically(source.with_suffix(".ipynb"), lambda target: nbformat.write(notebook, target))
+    source.write_text(as_py(notebook), "utf-8")  # the same cells, as Jupyter would write them
     write_atomically(published(source, out), lambda target: shutil.copy(source, target))
 
 

@@ -31,12 +31,17 @@ def parameters(mode: str, out: Path) -> dict[str, dict[str, object]]:
         runs["03_adaptive"] |= {"EPOCHS": 150, "STATIC": trained["static"]} | start
         runs["04_evaluation"] |= {
             "COMPUTE": True,
-            "TWINS": "",
+            "OTHER_SEEDS": "",
             "MODELS": " ".join(trained.values()),
         }
     if mode == "demo":
         del runs["06_results"]
-        runs["04_evaluation"] |= {"COMPUTE": True, "BUDGET": "quick", "PER_CLASS": 3, "TWINS": ""}
+        runs["04_evaluation"] |= {
+            "COMPUTE": True,
+            "SUITE": "quick",
+            "PER_CLASS": 3,
+            "OTHER_SEEDS": "",
+        }
         for run in runs.values():
             run["DATA"] = "demo"
     return runs

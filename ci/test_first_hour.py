@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -26,6 +27,7 @@ from conftest import ROOT
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from papermill import inspect_notebook
+from test_notebooks import check_demo_figures
 
 TINY = """\
 # %% [markdown]
@@ -122,7 +124,8 @@ def test_keras_starts_without_noise_and_what_matters_still_shows():
         assert real in shown, real
 
 
-def test_a_notebook_starts_without_a_red_box_and_keeps_no_bar():
+def test_a_notebook_starts_without_a_red_box_and_keeps_no_bar(monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with it, a kernel shows nothing of C++
     notebook = nbformat.v4.new_notebook(metadata=publish.METADATA)
     notebook.cells = [
         nbformat.v4.new_code_cell(source)
@@ -185,7 +188,7 @@ def server(pair, request, tmp_path):
     yield ask
     process.terminate()
     log = process.communicate()[1]
-    assert "Warning" not in log
+    assert "Warning" not in log and "[W " not in log, log
 
 
 def changed(source: Path) -> str:
@@ -283,12 +286,30 @@ def test_papermill_as_the_user_types_it(checkout, folder):
     assert "EPOCHS = 150" in [c.source.splitlines()[-1] for c in nbformat.read(executed, 4).cells]
 
 
+@pytest.mark.slow
+def test_papermill_trains_on_a_terminal(checkout):
+    """The same words on the demo set, with one epoch and few steps; figures in out/, whatever the folder."""
+    shown = terminal(
+        [
+            "source ci/activate",
+            f"papermill 03_adaptive.ipynb -p EPOCHS 1 -p DATA demo -p PER_CLASS 6 -p MAX_ITER 2 "
+            f"-p TRAIN_ITER 1 -p OUT {checkout}/out",
+            "echo status $?",
+        ],
+        checkout,
+    )
+    assert "\nstatus 0\n" in shown, shown
+    assert "100%|" in shown and "WARNING" not in shown and not re.search(r"^[IWE]0000", shown, re.M)
+    check_demo_figures("03_adaptive", checkout / "out")
+    assert (checkout / "out" / "models" / "adaptive.keras").exists()
+
+
 def test_papermill_with_an_output_path_and_for_help_is_as_it_always_is(checkout):
     shown = terminal(
         [
             "source ci/activate",
             "papermill --help",
-            "papermill --help-notebook notebooks/03_adaptive.ipynb",
+            "papermill --help-notebook 03_adaptive.ipynb",
             "papermill notebooks/03_adaptive.ipynb mine.ipynb -p EPOCHS 1 --prepare-only",
             "deactivate; type papermill",
         ],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from bench_cluster import million
 from conftest import ROOT
 from update_readme import PAGES, with_tables
 
@@ -73,25 +71,6 @@ def test_the_front_page_is_short():
     assert len(readme.split()) <= 1200
     blocks = re.findall(r"```\w*\n(.*?)```", readme, re.S)
     assert max(len(line) for block in blocks for line in block.splitlines()) <= 90
-
-
-def test_the_cost_of_a_million_recordings_comes_from_the_json(tmp_path):
-    """The block is what is made of cluster.json; without a measurement there is none."""
-    page = (ROOT / "ci" / "CLUSTER.md").read_text()
-    assert f"<!-- million -->\n{million(ROOT / 'figures')}\n<!-- /million -->" in page
-    assert million(tmp_path) == ""
-    about = {"data": "made up", "split": "validation", "AF recordings": 47, "cores": 2, "runs": 3}
-    side = {"seconds": 180.0, "GiB, largest worker": 1.25}
-    found = {
-        "about": about | {"versions": {"tensorflow": "2.21.0"}},
-        "one worker": side,
-        "two workers": side | {"seconds": 100.0},
-        "times as fast": 1.8,
-        "seconds of a core": {"a recording": 3.6},
-    }
-    (tmp_path / "cluster.json").write_text(json.dumps(found))
-    table = million(tmp_path)
-    assert "| a recording | 3.6 s | 1,000 h | 16 h |" in table and "1.80 times as fast" in table
 
 
 def test_notebooks_hold_no_path_of_the_machine_they_ran_on():

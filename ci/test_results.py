@@ -195,7 +195,13 @@ def test_notebook_6_compares_the_runs_of_any_folder(tmp_path):
         )
         rows += [
             {"run": name, "defence": defence, "protocol": protocol, "seed": seed, "split": "test"}
-            | {"start": "", "epochs": 1, "changes": "", "condition": condition, "measure": measure}
+            | {
+                "start": "",
+                "epochs": 1,
+                "overrides": "",
+                "condition": condition,
+                "measure": measure,
+            }
             | {"value": comparison.measure(report, condition, measure)["value"]}
             for condition, measure in comparison.MEASURES.values()
             for seed in (1, 2)
@@ -203,7 +209,7 @@ def test_notebook_6_compares_the_runs_of_any_folder(tmp_path):
     pd.DataFrame(rows).to_csv(results / "runs.csv", index=False)
     dev = {"split": "dev", "value": 0.8, "seed": 1}
     pd.DataFrame(
-        {"run": run, "changes": text, "measure": measure} | dev
+        {"run": run, "overrides": text, "measure": measure} | dev
         for run, text in (("reference", ""), ("dropout-0", "dropout=0"))
         for measure in ("challenge_score", "f1_A")
     ).to_csv(results / "ablation.csv", index=False)
@@ -221,7 +227,7 @@ def test_seeds_stand_side_by_side_and_single_runs_are_left_out():
         {
             **{"defence": d, "seed": s, "protocol": "leakfree", "split": "test"},
             **{"condition": condition, "measure": measure, "value": value},
-            **{"start": None, "epochs": 4 if (d, s) in shorter else 20, "changes": None},
+            **{"start": None, "epochs": 4 if (d, s) in shorter else 20, "overrides": None},
         }
         for (d, s), value in (values | shorter).items()
         for condition, measure in (
@@ -250,7 +256,7 @@ def test_the_ablation_tells_what_a_change_does_and_whether_it_was_adopted():
         "c": ("averaging=0.999", 0.84),  # a setting that training no longer has
     }
     table = pd.DataFrame(
-        {"run": run, "split": "dev", "changes": text or None, "measure": measure, "value": value}
+        {"run": run, "split": "dev", "overrides": text or None, "measure": measure, "value": value}
         for run, (text, value) in scores.items()
         for measure in ("challenge_score", "f1_A")
     )

@@ -20,6 +20,7 @@ from ecgnb.constants import CLASSES
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import About, Condition, Report
 from ecgnb.report.runs import RunResult, read_run, write_run
+from ecgnb.training.configuration import overrides
 
 PLAN = """name,DEFENCE,START,SEED,EPOCHS,DATA,SPLITS,OVERRIDES
 one,baseline,,3,1,demo,none,batch_size=64
@@ -45,11 +46,6 @@ def test_a_plan_brings_what_a_run_starts_from(plan):
     }
 
 
-@pytest.mark.parametrize("name", ["runs", "ablation"])
-def test_the_plans_of_the_repository_can_be_read(name):
-    assert sweep.read_plan(ROOT / "models" / f"{name}.csv")
-
-
 @pytest.mark.parametrize(
     ("text", "only", "message"),
     [
@@ -70,6 +66,32 @@ def test_a_plan_that_makes_no_sense_is_refused(text, only, message, plan, capsys
 def test_a_plan_that_is_not_there_is_named(tmp_path, capsys):
     assert sweep.main([str(tmp_path / "nowhere.csv"), str(tmp_path)]) == 2
     assert "nowhere.csv: no plan to read" in capsys.readouterr().err
+
+
+def test_overrides_are_read_from_text():
+    assert overrides("dropout=0.5 cosine=false target= steps=3 select=last") == {
+        "dropout": 0.5,
+        "cosine": False,
+        "target": "",
+        "steps": 3,
+        "select": "last",
+    }
+    assert overrides("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("drop=0.5", "no such setting"), ("steps=x", "steps=<int>"), ("cosine=1", "cosine=<bool>")],
+)
+def test_overrides_that_cannot_be_read_are_refused(text, message):
+    with pytest.raises(EcgnbError, match=message):
+        overrides(text)
+
+
+@pytest.mark.parametrize("name", ["runs", "ablation"])
+def test_the_plans_of_the_repository_can_be_read(name):
+    for run in sweep.read_plan(ROOT / "models" / f"{name}.csv").values():
+        assert isinstance(overrides(run.get("OVERRIDES", "")), dict)
 
 
 def made_up_report() -> Report:

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 3 · Adaptive adversarial training
 #
@@ -167,18 +159,20 @@ tables.side_by_side(tables.headline, reports)
 # In this training only AF recordings are attacked. So a perturbation means AF, and the network can learn that instead
 # of robustness. This is **label leaking** (Kurakin et al. 2017), a form of shortcut learning.
 #
-# **Look for** normal recordings that are predicted as AF: in the table above, clean and with random noise of the same
-# size. A network that takes every perturbation for AF would predict AF for most of the noisy ones.
+# **Look for** normal recordings that are predicted as AF, in the table above: clean, and with random noise of the same
+# size. A network that predicts AF for every perturbation would do so for most normal recordings with noise.
 #
-# This is one test, and it is weak. Adversarial perturbations are not random noise. A network may take what looks like
-# the attack of its training for AF, and still not random noise. Question 4 is a stronger test.
-
-# %% [markdown]
+# This is one test, and a weak one, since adversarial perturbations are not random noise. A network may predict AF for
+# perturbations like those of its training, and still not for noise. Question 4 is a stronger test.
+#
 # ## Is the difference more than chance?
 #
-# Two models are evaluated on the same recordings, so compare them recording by recording. The difference has a
-# bootstrap interval. McNemar's exact test uses the recordings on which only one of the two models is right. Holm's
-# method adjusts p, since the table holds several tests.
+# The models are evaluated on the same recordings, so compare them recording by recording. The difference has a bootstrap
+# interval. McNemar's exact test uses the recordings on which only one of two models is right or robust. Holm's method
+# adjusts p, since the table holds several tests.
+#
+# **Look for** adaptive − static. With so few AF recordings a difference of this size may be chance. The test fold
+# (`SPLIT="test"`) has more of them.
 
 # %%
 tables.paired_table(reports)

@@ -129,10 +129,12 @@ tables.findings_table(reports)
 # %%
 robust = {name: tables.robust_recalls(report) for name, report in reports.items()}
 rules = [0, list(robust[first.about.model]).index(first.conditions["worst_case"].title)]
-head = f"Robust recall of AF, {suites.STUDY_THREAT}; 95 % intervals"
+head = f"Robust recall, {tables.threat_in_words(first)}; 95 % intervals"
 figure = evaluation_figures.forest(robust, title, head, "share of AF recordings", rules)
 numbers = {
-    name: {key: c.robust_recall for key, c in report.conditions.items()}
+    name: {
+        key: c.robust_recall or tables.recall(report, key) for key, c in report.conditions.items()
+    }
     for name, report in reports.items()
 }
 style.save(figure, out / "evaluation_attacks.png", about | {"robust_recall": numbers})
@@ -289,9 +291,9 @@ tables.table_of(of_classes, "recall", cell=in_counts).rename(columns=tables.clas
 # %%
 names = [model.name for model in models] + OTHER_SEEDS.split()
 if COMPUTE:
-    crafters = models + [engine.named_model(name) for name in OTHER_SEEDS.split()]
+    others = [engine.named_model(notebook.resolve(name)) for name in OTHER_SEEDS.split()]
     settings = dict(cache=folder / "cache", seed=SEED, progress=True)
-    transfer = engine.transfer(crafters, dataset, **settings)
+    transfer = engine.transfer(models + others, dataset, **settings)
 else:
     transfer = notebook.stored_transfer(names, SPLIT)
 figure = evaluation_figures.transfer_figure(
@@ -428,9 +430,9 @@ if len(models) > 1:
 # Every table of every model, folded: click to open. `python -m ecgnb evaluate` writes them as an HTML page.
 
 # %%
-parts = (tables.attack_table, tables.threat_table, tables.class_table, tables.recording_table)
+parts = (tables.attack_table, tables.noise_table, tables.threat_table, tables.class_table)
 for name, report in checked.items():
-    for part in parts:
+    for part in (*parts, tables.recording_table):
         text = f"{name}: {part.__name__.replace('_', ' ')}"
         body = part(report).to_html()
         display(HTML(f"<details><summary>{text}</summary>{body}</details>"))
@@ -438,17 +440,17 @@ for name, report in checked.items():
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - One attack says little. Stronger attacks of the same ε succeed on most recordings on which the baseline
-#   resists PGD-20, on some of those of static, and on few of those of adaptive.
+# - One attack says little. Take the recordings on which a model resists PGD-20. Stronger attacks of the same
+#   ε succeed on most of them for the baseline, on some for static, and on few for adaptive.
 # - One target says little. Adaptive resists the attack that it was trained against, as far as nine attacks
 #   can tell. Hardly any recording is robust when any wrong class is a success.
 # - Noise shows no label leaking. The attack of training on another class shows signs of it: static and
 #   adaptive predict more of those recordings as AF than before, the baseline fewer.
 # - An evaluation can check itself, by signs that its attacks are too weak.
-# - Static resists transferred examples, also those of a baseline that it never met. It does not resist
-#   white-box attacks as well.
-# - Most of PGD's power lies where the ECG has its own, unlike that of EMG. A filter helps against an
-#   attacker who is unaware of it, and little against one who attacks through it.
+# - Static resists examples transferred from a baseline, also from one that it never met. It resists
+#   white-box attacks less well.
+# - Most of the power of PGD-20 lies where the ECG has its own, unlike that of EMG. A filter weakens some
+#   attacks that are unaware of it. It does not weaken PGD that attacks through it.
 # - What can be certified with this effort is far smaller than ε 0.2.
 #
 # **Questions.** (1) Which model would you put into a monitor, and which number decides it? (2) Evaluate a

@@ -15,7 +15,7 @@
 #
 # **You need** notebook 3, and about two minutes on two cores with a shipped model (`EPOCHS = 0`). Training
 # takes up to a few minutes an epoch. An interrupted run continues after its last epoch. To run this
-# notebook once for each row of a table such as `models/runs.csv`, use `python ci/sweep.py`.
+# notebook for each row of a table such as `models/runs.csv`, use `python ci/sweep.py`.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -27,9 +27,7 @@ MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
-OVERRIDES = (
-    ""  # other settings than the defence's own, as in column OVERRIDES of models/ablation.csv
-)
+OVERRIDES = ""  # settings that differ from the defence's own, as in models/ablation.csv
 NAME = ""  # of the run; "" is MODEL's or DEFENCE's
 REMAKE = ""  # command that makes the model again, for its card; "" is this notebook's
 RESUME = True  # continue from the checkpoint of an interrupted training
@@ -43,6 +41,7 @@ from IPython.display import Markdown, display
 
 from ecgnb import notebook
 from ecgnb.data.dataset import load_data
+from ecgnb.data.download import cache_dir
 from ecgnb.evaluation import engine, suites
 from ecgnb.report import card, figures, runs, style
 from ecgnb.training.configuration import overrides, training_config
@@ -114,8 +113,8 @@ display(figure)
 # uses the dev fold alone. For static and adaptive it is the mean of the challenge score and of AF recall
 # under attack. For the others it is the mean of the challenge score, clean and with every class attacked.
 #
-# **Look for** robust columns that are worse in the last epoch. There, training longer did harm, and
-# selection avoided it.
+# **Look for** robust columns that are worse in the last epoch. There, training longer did harm. The
+# rule of the best epoch avoids that.
 
 # %%
 ends.drop(index="loss").astype(float).round(3)
@@ -124,30 +123,26 @@ ends.drop(index="loss").astype(float).round(3)
 # ## Evaluation
 #
 # On recordings that played no part in training or selection. (Under `PROTOCOL="original"` they did: that is
-# its leak.) PGD-20 attacks AF towards normal, as in the original study. It is repeated with 34 µV for every
-# patient in place of 0.2 SD, and with examples **transferred** from the model that training started from,
-# which a static defence was trained on. Then recordings of every class are attacked, untargeted.
+# its leak.) PGD-20 attacks AF towards normal, as in the original study. A second attack has 34 µV for every
+# patient in place of 0.2 SD. A third is **transferred**: its examples are crafted on the model that
+# training started from. Then recordings of every class are attacked, untargeted.
 
 # %%
 start = START or ("" if settings["defence"] == "baseline" else "baseline")
 surrogate = engine.named_model(notebook.resolve(start)) if start else None
 suite = suites.results_suite(transferred=bool(start))
-reports = {
-    split: engine.evaluate(
-        evaluated, datasets[split], suite, surrogate=surrogate, seed=SEED, progress=True
-    )
-    for split in splits
-}
+how = dict(surrogate=surrogate, cache=cache_dir() / "attacks", seed=SEED, progress=True)
+reports = {split: engine.evaluate(evaluated, datasets[split], suite, **how) for split in splits}
 
 # %% [markdown]
 # ## The model card
 #
-# A model card says what a model is, what it was trained on, how well it does, what it is not for, and how
-# to make it again (Mitchell et al. 2019).
+# A model card says what a model is, what it was trained on, and how well it does (Mitchell et al. 2019).
+# It also says what the model is not for, and how to make it again.
 
 # %%
-given = dict(DEFENCE=DEFENCE, EPOCHS=EPOCHS, PROTOCOL=PROTOCOL, START=START, SEED=SEED)
-given |= dict(PRECISION=PRECISION, OVERRIDES=OVERRIDES)
+given = dict(DEFENCE=DEFENCE, EPOCHS=EPOCHS, PROTOCOL=PROTOCOL, START=START, DATA=DATA)
+given |= dict(SEED=SEED, PRECISION=PRECISION, OVERRIDES=OVERRIDES)
 words = [f"-p {key} '{value}'" for key, value in given.items() if value]
 command = " ".join(["papermill notebooks/05_training.ipynb out/05_training.ipynb", *words])
 if not EPOCHS:

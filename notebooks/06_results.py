@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 6 · Results, with their uncertainty
 #
-# **You learn** how far the leak of the original study inflates its scores, what each defence gains and
-# what it loses, how much of a difference is due to the seed, and which settings matter for the baseline.
+# **You learn** how far the leak of the original study inflates its scores, and what each defence gains and
+# loses. You also learn how much of a difference is due to the seed, and which settings matter for the
+# baseline.
 #
 # **You need** notebooks 4 and 5, and half a minute. Everything here comes from stored results of training
 # runs, in `figures/results/`. `python ci/sweep.py models/runs.csv runs` and
@@ -46,7 +47,7 @@ print(len(results), "runs ·", head)
 #
 # One setting was changed at a time, in short runs. They were evaluated on the dev fold (826 recordings) and
 # nowhere else. **Look for** how far the reference runs differ: they differ in their seed alone. A change of
-# the score that is not larger shows nothing.
+# the score that is not larger shows nothing. A setting that helps in a short run need not help in a long one.
 
 # %%
 if (tried := stored / "ablation.csv").exists() and "baseline" in results:
@@ -103,7 +104,7 @@ display(figure)
 
 # %% [markdown]
 # **How good is the network that is attacked?** The four winners of the Challenge had a score of 0.83 on its
-# hidden recordings, with ensembles and features made by hand. Ours is one network on the raw signal.
+# hidden recordings. They used ensembles and hand-made features. Ours is one network on the raw signal.
 # **Look for** whether 0.83 lies in its interval.
 
 # %%

@@ -176,7 +176,7 @@ def read_report(path: Path) -> Report:
     remedy = "make it again: python -m ecgnb evaluate"
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EcgnbError(f"{path}: cannot be read as a report ({error}); {remedy}") from error
 
 

@@ -201,7 +201,7 @@ def seeds(table: pd.DataFrame, split: str) -> Seeds:
     `ci/sweep.py`.
     """
     leakfree = table[(table["split"] == split) & (table["protocol"] == "leakfree")]
-    same = [c for c in ("defence", "start", "epochs", "changes") if c in table]
+    same = [c for c in ("defence", "start", "epochs", "overrides") if c in table]
     found: Seeds = {}
     for (defence, *_), runs in leakfree.groupby(same, sort=False, dropna=False):
         if runs["seed"].nunique() > 1:
@@ -229,12 +229,12 @@ def seeds_table(found: Seeds) -> pd.DataFrame:
 def ablation_table(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
     """What was tried for the baseline, on the dev fold: a row for each change of a setting.
 
-    table : of `ci/sweep.py`; its runs without changes, of one seed or several, are the reference; config :
+    table : of `ci/sweep.py`; its runs without overrides, of one seed or several, are the reference; config :
     the shipped baseline's settings, which tell whether a change was adopted.
     """
     dev = table[table["split"] == "dev"]
     scores = dev.pivot(index="run", columns="measure", values="value").astype(float)
-    texts = dev.drop_duplicates("run").set_index("run")["changes"].fillna("")
+    texts = dev.drop_duplicates("run").set_index("run")["overrides"].fillna("")
     reference = texts.index[texts == ""]
     mean = scores["challenge_score"][reference].mean()
     names = {run: f"reference, run {i}" for i, run in enumerate(reference, 1)}

@@ -26,7 +26,7 @@ def robustness_panels(
     marked_epsilon : z-units, a vertical line
     """
     title = "Robust recall of AF against ε, 95 % intervals"
-    fig = style.new_figure(1.6 + 3.6 * len(models), 4.8, title, subtitle)
+    fig = style.new_figure(max(8.6, 1.6 + 3.6 * len(models)), 4.8, title, subtitle)
     axes = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
     noise = [name for name in NOISE_TITLES if any(name in c for c in models.values())]
     looks = {
