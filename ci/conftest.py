@@ -6,18 +6,21 @@ import io
 import os
 from pathlib import Path
 
-import keras
+import hypothesis
 import numpy as np
 import pytest
 import scipy.io
-from keras import layers
 
 from ecgnb.constants import FS, WINDOW
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.data.download import find_archive
 from ecgnb.errors import EcgnbError
+from ecgnb.quiet import keras, layers
 
 ROOT = Path(__file__).parents[1]
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_runtest_setup(item):

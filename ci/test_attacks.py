@@ -256,6 +256,7 @@ def test_stopping_at_success_counts_any_iterate_and_loses_none(linear, batch, go
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_stopping_early_changes_no_success_on_the_baseline(validation):
     """Against the plain loop: all steps for all recordings, a success if any iterate reaches the goal.
 
@@ -448,6 +449,7 @@ def test_noise_fills_the_ball_or_has_the_power_asked_for(demo_dev, name):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation):
     classifier, threat = KerasClassifier(load_model("baseline")), Threat()
     af = validation.take(threat.is_attacked(validation))

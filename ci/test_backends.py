@@ -83,6 +83,7 @@ def classifier():
     return KerasClassifier(load_model("baseline"), 8)
 
 
+@pytest.mark.slow
 def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train):
     """To 1e-4 of the largest gradient, but where rounding decides which side of a kink a unit is on.
 
@@ -100,6 +101,7 @@ def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train
         assert (np.linalg.norm(one - other, axis=1) < 0.2 * length).all()
 
 
+@pytest.mark.slow
 def test_an_attack_does_the_same(jax, classifier, demo_train):
     here = attack(classifier, demo_train)
     assert (jax["success"] == here.success).all()
@@ -108,6 +110,7 @@ def test_an_attack_does_the_same(jax, classifier, demo_train):
     assert np.mean(np.abs(jax["x"] - here.x) > 1e-5) < 0.1
 
 
+@pytest.mark.slow
 def test_weights_trained_there_predict_the_same_here(jax):
     selected, before = load_model(jax["selected"]), load_model("baseline").get_weights()
     assert np.isfinite(jax["epoch_loss"]).all()

@@ -67,6 +67,7 @@ def posed(validation):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
+@pytest.mark.slow
 def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught_by, tmp_path):
     problem, inner = posed
     inputs = keras.Input(inner.input_shape[1:])

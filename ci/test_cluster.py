@@ -16,7 +16,7 @@ from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, random_points, square
 from ecgnb.data import dataset as data
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation import run, suites, workers
+from ecgnb.evaluation import run, workers
 from ecgnb.evaluation.engine import from_keras
 from ecgnb.evaluation.minimal import run_minimal
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, chunks, run_attacks
@@ -106,6 +106,7 @@ def cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_path, small_chunks):
     """The first result that comes back kills a busy worker: all results are there, to the last bit."""
 
@@ -124,6 +125,7 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
 
     killing = Killing()
     found = everything(model, problem, Execution(tmp_path / "dask", 1, workers=killing))
+    dask.client.wait_for_workers(2, timeout=300)  # the one that takes over may start late
     assert killing.killed not in dask.client.run(os.getpid).values()
     if len(cores()) >= 2:  # one for each, also for the worker that took over
         pinned = [frozenset(own) for own in dask.client.run(cores).values()]
@@ -145,6 +147,7 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     assert all(np.array_equal(again[name], found[name], equal_nan=True) for name in found)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_report_on_a_cluster(dask, tmp_path, monkeypatch, capsys):
     """`--cluster` with the address of a scheduler: JSON and certificates, byte for byte."""
     load_all = data.load_data
@@ -154,19 +157,18 @@ def test_the_command_writes_the_same_report_on_a_cluster(dask, tmp_path, monkeyp
         return dataset.take(np.argsort(dataset.y, kind="stable")[[0, 1, 2, -20, -1]])
 
     monkeypatch.setattr(data, "load_data", load_few)
-    monkeypatch.setitem(BUDGETS, "quick", TINY)
-    with_certificates = replace(suites.suite("quick"), draws=TINY.draws)
-    monkeypatch.setattr(suites, "suite", lambda name: with_certificates)
+    monkeypatch.setitem(BUDGETS, "standard", TINY)
     paths = [str(tmp_path / f"{name}.keras") for name in ("one", "two")]
     for seed, path in enumerate(paths, 1):
         small_model(seed).save(path)
     for where, cluster in (("here", ""), ("dask", dask.client.scheduler.address)):
         shared = ["--data", "demo", "--out", str(tmp_path / where), "--cluster", cluster]
-        assert main(["evaluate", paths[0], "--surrogate", paths[1], *shared]) == 0
+        evaluate = ["evaluate", paths[0], "--surrogate", paths[1], "--suite", "standard"]
+        assert main([*evaluate, *shared]) == 0
         assert main(["transfer", *paths, *shared]) == 0
         assert ("Dask dashboard: http" in capsys.readouterr().out) == bool(cluster)
     here, there = (sorted((tmp_path / w).glob("*.json")) for w in ("here", "dask"))
-    assert [p.name for p in here] == ["one-validation-quick.json", "transfer-validation.json"]
+    assert [p.name for p in here] == ["one-validation-standard.json", "transfer-validation.json"]
     assert [p.read_bytes() for p in here] == [p.read_bytes() for p in there]
     stored = [sorted((tmp_path / w / "cache").glob("*certificate*")) for w in ("here", "dask")]
     assert stored[0] and [p.read_bytes() for p in stored[0]] == [p.read_bytes() for p in stored[1]]

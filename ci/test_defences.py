@@ -312,6 +312,7 @@ print("TRAINED")
 """
 
 
+@pytest.mark.slow
 def test_defences_that_attack_every_batch_train_on_jax(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", JAX_RUN, str(tmp_path), str(ROOT / "ci"), "fast", "trades"],

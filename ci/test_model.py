@@ -56,6 +56,7 @@ def test_the_network_is_andreottis():
     )
 
 
+@pytest.mark.slow
 def test_a_keras_2_file_with_softmax_gives_the_same_probabilities(tmp_path):
     subprocess.run([sys.executable, "-c", MAKE_KERAS_2_FILE, str(tmp_path)], check=True)
     model = load_model(tmp_path / "released.hdf5")

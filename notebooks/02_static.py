@@ -171,7 +171,7 @@ tables.noise_table(report)
 # ## AF recall against ε
 #
 # One ε says little. **Look for** the distance between the two curves of white-box attacks, and for where they reach one
-# half. Recall must fall towards zero as ε grows. If a curve stays high, suspect the attack before you trust the model.
+# half. With a large enough ε, recall must fall to zero. If it does not, suspect the attack before you trust the model.
 
 # %%
 suite = notebook_suite(threat, attack, grid=EPSILONS)

@@ -180,7 +180,7 @@ tables.paired_table(reports)
 # %% [markdown]
 # ## AF recall against ε
 #
-# **Look for** where each curve reaches one half, and where bands overlap.
+# **Look for** where a curve reaches one half, if it does, and where bands overlap.
 
 # %%
 curves = {key: one.curves["pgd20"] for key, one in reports.items()}
