@@ -203,10 +203,7 @@ def table(folder: Path, name: str = "bench") -> str:
             lines.append(f"| {' | '.join([SIDE_NAMES[name], *_cells(one)])} |")
     pgd = numbers["cases"].get("pgd", {})
     if all("success" in pgd.get(name, {}) for name in ("ecgnb_bfloat16", "ecgnb_unverified")):
-        exact, *coarse = (
-            np.array(pgd[name]["success"])
-            for name in ("ecgnb", "ecgnb_bfloat16", "ecgnb_unverified")
-        )
+        exact, *coarse = (np.array(pgd[name]["success"]) for name in ("ecgnb", "ecgnb_bfloat16", "ecgnb_unverified"))
         wrong = np.array(pgd["ecgnb_unverified"]["claimed"]) & ~coarse[1]
         lines += [
             "",
@@ -256,8 +253,7 @@ def _cells(one: dict[str, Any]) -> list[str]:
 def bars(numbers: dict[str, Any]) -> Figure:
     """Time of every side, a panel a case, ours in colour; a mark where the arithmetic alone would end."""
     cases = {
-        case: {name: one for name, one in sides.items() if "seconds" in one}
-        for case, sides in numbers["cases"].items()
+        case: {name: one for name, one in sides.items() if "seconds" in one} for case, sides in numbers["cases"].items()
     }
     about, heights = numbers["about"], [1.2 + len(sides) for sides in cases.values()]
     subtitle = f"{about['data']}; {about['cores']} cores"
@@ -308,9 +304,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     *names, cluster = CASE_NAMES
     parser = argparse.ArgumentParser(prog="bash ci/bench", description=__doc__)
-    parser.add_argument(
-        "--only", nargs="+", choices=CASE_NAMES, default=names, help="of " + ", ".join(CASE_NAMES)
-    )
+    parser.add_argument("--only", nargs="+", choices=CASE_NAMES, default=names, help="of " + ", ".join(CASE_NAMES))
     parser.add_argument("--runs", type=int, default=3, help="of each side (3); --quick: 1")
     parser.add_argument("--quick", action="store_true", help="a few recordings, no claims: minutes")
     parser.add_argument("--data", default="physionet", help="physionet or a folder (physionet)")

@@ -96,10 +96,7 @@ def million(folder: Path) -> str:
         "an AF recording, suite quick": one["seconds"] / one["recordings"],
         "a recording, a pass of training": one["training_seconds"],
     }
-    rows = [
-        f"| {name} | {cost:.2g} s | {_hours(cost)} | {_hours(cost / CORES)} |"
-        for name, cost in costs.items()
-    ]
+    rows = [f"| {name} | {cost:.2g} s | {_hours(cost)} | {_hours(cost / CORES)} |" for name, cost in costs.items()]
     table = [f"| what | one core, measured | a million, one core | a million, {CORES} cores |"]
     table += ["| --- | --- | --- | --- |", *rows]
     words = (

@@ -97,11 +97,7 @@ def refusal_of(source: Path, out: Path) -> str:
     if any(path.exists() and as_py(jupytext.read(path)) == cells for path in (source, last)):
         return ""
     committed = subprocess.run(
-        ["git", "show", f"HEAD:./{stored.name}"],
-        cwd=source.parent,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
+        ["git", "show", f"HEAD:./{stored.name}"], cwd=source.parent, capture_output=True, encoding="utf-8", check=False
     )
     if committed.returncode == 0 and as_py(nbformat.reads(committed.stdout, 4)) == cells:
         return ""
@@ -120,10 +116,7 @@ def publish(source: Path, out: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{number:02d}"  # the same at every run
     client = NotebookClient(
-        notebook,
-        timeout=1800,
-        record_timing=False,
-        resources={"metadata": {"path": str(source.parent)}},
+        notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": str(source.parent)}}
     )
     client.execute()
     notebook.metadata["language_info"].pop("version")  # see ci/jupyter

@@ -17,31 +17,18 @@ ROOT = Path(__file__).parents[1]
 
 def parameters(mode: str, out: Path) -> dict[str, dict[str, object]]:
     """Notebook -> the parameters that differ from its own; mode : "quick", "full" or "demo"."""
-    runs: dict[str, dict[str, object]] = {
-        source.stem: {} for source in sorted((ROOT / "notebooks").glob("0*.py"))
-    }
+    runs: dict[str, dict[str, object]] = {source.stem: {} for source in sorted((ROOT / "notebooks").glob("0*.py"))}
     if mode == "full":
-        trained = {
-            name: str(out / f"models/{name}.keras") for name in ("baseline", "static", "adaptive")
-        }
+        trained = {name: str(out / f"models/{name}.keras") for name in ("baseline", "static", "adaptive")}
         start = {"BASELINE": trained["baseline"]}
         runs["00_data"] |= {"FULL": True}
         runs["01_baseline"] |= {"EPOCHS": 14}
         runs["02_static"] |= {"EPOCHS": 75} | start
         runs["03_adaptive"] |= {"EPOCHS": 150, "STATIC": trained["static"]} | start
-        runs["04_evaluation"] |= {
-            "COMPUTE": True,
-            "OTHER_SEEDS": "",
-            "MODELS": " ".join(trained.values()),
-        }
+        runs["04_evaluation"] |= {"COMPUTE": True, "OTHER_SEEDS": "", "MODELS": " ".join(trained.values())}
     if mode == "demo":
         del runs["06_results"]
-        runs["04_evaluation"] |= {
-            "COMPUTE": True,
-            "SUITE": "quick",
-            "PER_CLASS": 3,
-            "OTHER_SEEDS": "",
-        }
+        runs["04_evaluation"] |= {"COMPUTE": True, "SUITE": "quick", "PER_CLASS": 3, "OTHER_SEEDS": ""}
         for run in runs.values():
             run["DATA"] = "demo"
     return runs

@@ -61,9 +61,7 @@ def read_plan(path: Path, only: Sequence[str] = ()) -> Plan:
     return {name: run for name, run in plan.items() if name in wanted}
 
 
-def sweep(
-    path: Path, folder: Path, only: Sequence[str] = (), workers: Workers = HERE
-) -> pd.DataFrame:
+def sweep(path: Path, folder: Path, only: Sequence[str] = (), workers: Workers = HERE) -> pd.DataFrame:
     """Run what is not finished of a plan. Returns the table of all finished runs, written to `folder` too.
 
     path, only : as in `read_plan`; workers : what runs them, one run at a time each; all must share the
@@ -176,14 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python ci/sweep.py", description=__doc__)
     parser.add_argument("plan", type=Path, help="CSV: a run a row, its name and its parameters")
     parser.add_argument("folder", type=Path, help="for the runs; finished ones are not run again")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="some runs of the plan"
-    )
-    parser.add_argument(
-        "--cluster",
-        default="",
-        help="local, local:N or a Dask scheduler's address: several at a time",
-    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some runs of the plan")
+    parser.add_argument("--cluster", default="", help="local, local:N or a Dask scheduler's address: several at a time")
     options = parser.parse_args(arguments)
     try:
         with workers(options.cluster) as them:

@@ -266,9 +266,7 @@ def test_stopping_early_changes_no_success_on_the_baseline(validation):
     posed = Threat().on(validation.of_class("A").take(slice(0, 10)))
     now, first = posed.x, np.full(len(posed), np.inf)  # query at which the goal is first reached
     for step in range(1, steps + 2):
-        _, logits, gradient = classifier.loss_and_gradient(
-            now, posed.y, posed.targets, cross_entropy
-        )
+        _, logits, gradient = classifier.loss_and_gradient(now, posed.y, posed.targets, cross_entropy)
         first = np.where(posed.goal.reached(logits, posed.y), np.minimum(first, step), first)
         now = posed.ball.project(now + 0.1 * posed.ball.step(gradient))
     found = pgd(classifier, posed, steps=steps, until_success=True)
@@ -288,11 +286,7 @@ def test_low_precision_logits_decide_nothing(two_sided, batch, low_precision_cla
 
         def loss_and_gradient(self, x, y, targets, loss):
             value, _, gradient = classifier.loss_and_gradient(x, y, targets, loss)
-            return (
-                value,
-                np.eye(4, dtype=np.float32)[np.full(len(x), low_precision_class)],
-                gradient,
-            )
+            return (value, np.eye(4, dtype=np.float32)[np.full(len(x), low_precision_class)], gradient)
 
     most = 0.001 * np.abs(w).sum()
     x = np.concatenate([_at_distance(batch[0][:2], w, share * most) for share in (-0.5, -1.1)])
@@ -305,9 +299,7 @@ def test_low_precision_logits_decide_nothing(two_sided, batch, low_precision_cla
     stopped = pgd(LowPrecision(), posed, steps=8, step=0.2, until_success=True)
     assert stopped.success.tolist() == [True, True, False, False]
     # Unless coarse logits call it a success, exact logits are asked for at the end only.
-    assert (stopped.queries[:2] < 8).all() == low_precision_class and (
-        stopped.queries[2:] == 8
-    ).all()
+    assert (stopped.queries[:2] < 8).all() == low_precision_class and (stopped.queries[2:] == 8).all()
 
 
 def test_bfloat16_takes_gradients_of_the_same_weights_and_float32_decides(batch):
@@ -337,17 +329,14 @@ def test_batches_that_shrink_compile_nothing_anew(two_sided, batch):
 
     most = 0.001 * np.abs(w).sum()
     x = np.concatenate([_at_distance(batch[0][i : i + 1], w, -i * most / 5) for i in range(5)])
-    found = pgd(
-        classifier, problem(x, 0 * batch[1], 0.001), loss=counted, steps=9, until_success=True
-    )
+    found = pgd(classifier, problem(x, 0 * batch[1], 0.001), loss=counted, steps=9, until_success=True)
     assert len(set(found.queries)) > 2 and len(traced) == 1
 
 
 def test_the_goal_decides_success_and_direction(linear, batch):
     gradient, y = KerasClassifier(linear[0]), batch[1]
     targeted, untargeted = (
-        pgd(gradient, problem(*batch, 0.05, goal), step=0.2, steps=10)
-        for goal in (Goal(2), Goal(None))
+        pgd(gradient, problem(*batch, 0.05, goal), step=0.2, steps=10) for goal in (Goal(2), Goal(None))
     )
     assert (targeted.logits.argmax(axis=1) == 2).all() and targeted.success.all()
     assert (untargeted.logits.argmax(axis=1) != y).all() and untargeted.success.all()
@@ -355,9 +344,7 @@ def test_the_goal_decides_success_and_direction(linear, batch):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_batches_do_not_change_the_result(linear, batch, name):
-    results = [
-        ATTACKS[name](KerasClassifier(linear[0], n), problem(*batch, 0.01)).x for n in (1, 5)
-    ]
+    results = [ATTACKS[name](KerasClassifier(linear[0], n), problem(*batch, 0.01)).x for n in (1, 5)]
     assert np.mean(np.abs(results[0] - results[1]) > 1e-5) < 1e-3
 
 
@@ -380,9 +367,7 @@ def test_losses_are_those_of_the_papers():
     assert np.allclose(cross_entropy(z, y, t), np.log(softmax[[0, 1], t]), atol=1e-6)
     assert np.allclose(logit_ratio(z, y, y * 0 - 1), [-2 / 2.5, -(1.5 - 2) / (2 - 0.2)], atol=1e-6)
     wide = [3 - (0.5 - 1) / 2, 2 - (0.2 + 0.1) / 2]
-    assert np.allclose(
-        logit_ratio(z, y, t), [-(3 + 1) / wide[0], -(1.5 - 0.2) / wide[1]], atol=1e-6
-    )
+    assert np.allclose(logit_ratio(z, y, t), [-(3 + 1) / wide[0], -(1.5 - 0.2) / wide[1]], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -457,9 +442,7 @@ def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation)
     clean = (classifier.logits(af.x).argmax(axis=1) == 0).mean()
     noisy = noise_attack(classifier, posed, noise=NOISE_BASELINES["random_sign"])
     attacked = pgd(classifier, posed, steps=20)
-    noisy_recall, attacked_recall = (
-        (result.logits.argmax(axis=1) == 0).mean() for result in (noisy, attacked)
-    )
+    noisy_recall, attacked_recall = ((result.logits.argmax(axis=1) == 0).mean() for result in (noisy, attacked))
     assert clean > 0.7 and abs(clean - noisy_recall) < 0.15 and attacked_recall < 0.3
     assert _inside(posed, attacked.x) and _inside(posed, noisy.x)
 

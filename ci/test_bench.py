@@ -132,9 +132,7 @@ def attacked(demo_train):
     return small_network(), bench_sides.attack_problem(demo_train.of_class("A").x[:5])
 
 
-@pytest.mark.parametrize(
-    ("package", "name"), [("keras", "notebook"), ("art", "art"), ("cleverhans", "cleverhans")]
-)
+@pytest.mark.parametrize(("package", "name"), [("keras", "notebook"), ("art", "art"), ("cleverhans", "cleverhans")])
 @pytest.mark.slow
 def test_the_other_sides_make_the_same_perturbations_as_ours(attacked, package, name):
     """Same loss, start, ε, step and steps: all but samples where a gradient is zero to rounding."""

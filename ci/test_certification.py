@@ -52,10 +52,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def same(one: Certificates, other: Certificates) -> bool:
-    return all(
-        (a == b).all()
-        for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
-    )
+    return all((a == b).all() for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True))
 
 
 def test_radii_equal_the_closed_form():
@@ -138,9 +135,7 @@ def test_recordings_may_be_counted_elsewhere(batch):
         calls.append(len(items))
         return [function(item, Linear()) for item in items]
 
-    assert same(
-        certify(Linear(), *batch, **SETTINGS, mapper=mapper), certify(Linear(), *batch, **SETTINGS)
-    )
+    assert same(certify(Linear(), *batch, **SETTINGS, mapper=mapper), certify(Linear(), *batch, **SETTINGS))
     assert calls == [len(batch[0])]
 
 
@@ -162,9 +157,7 @@ def test_certified_recall_counts_af_certified_as_af_and_never_rises():
     assert curve["value"] == [0.5, 0.5, 0.25, 0.25, 0] and curve["radius"] == radii.tolist()
     for key in ("value", "low", "high"):
         assert (np.diff(curve[key]) <= 0).all()
-    assert all(
-        a <= b <= c for a, b, c in zip(curve["low"], curve["value"], curve["high"], strict=True)
-    )
+    assert all(a <= b <= c for a, b, c in zip(curve["low"], curve["value"], curve["high"], strict=True))
 
 
 def test_an_linf_ball_needs_a_far_larger_l2_ball():
@@ -179,9 +172,7 @@ def test_an_linf_ball_needs_a_far_larger_l2_ball():
 @pytest.mark.parametrize("subtitle", ["DEMO (SYNTHETIC), validation", "CinC 2017, validation"])
 def test_the_figure_has_both_scales_and_the_mark_of_synthetic_data(subtitle):
     curve = {"radius": [0, 0.5, 1], "value": [0.9, 0.5, None], "low": [0.8, 0.4, None]}
-    figure = evaluation_figures.certified_curve(
-        {"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle
-    )
+    figure = evaluation_figures.certified_curve({"σ 0.5": curve | {"high": [1, 0.6, None]}}, subtitle)
     figure.draw_without_rendering()
     (top,) = figure.axes[0].child_axes
     assert np.allclose(top.get_xlim(), np.array(figure.axes[0].get_xlim()) / np.sqrt(9000))

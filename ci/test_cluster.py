@@ -24,14 +24,7 @@ from ecgnb.evaluation.suites import BUDGETS, Attack, attack_suite, random_pgd
 from ecgnb.evaluation.workers import HERE
 
 TINY = replace(
-    BUDGETS["quick"],
-    pgd_steps=3,
-    apgd_steps=3,
-    queries=3,
-    smooth_steps=3,
-    passes=1,
-    minimal_steps=2,
-    draws=5,
+    BUDGETS["quick"], pgd_steps=3, apgd_steps=3, queries=3, smooth_steps=3, passes=1, minimal_steps=2, draws=5
 )
 
 
@@ -220,8 +213,5 @@ def test_a_wrong_cluster_is_named(where, monkeypatch):
 
 def test_without_dask_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with (
-        pytest.raises(EcgnbError, match=r"pip install 'ecgnb\[cluster\]'"),
-        workers.workers("local"),
-    ):
+    with pytest.raises(EcgnbError, match=r"pip install 'ecgnb\[cluster\]'"), workers.workers("local"):
         pass

@@ -75,9 +75,7 @@ def test_a_balanced_draw_is_at_most_so_many_a_class_and_decided_by_the_seed(seed
     y = np.repeat([0, 1, 2, 3], [30, 100, 60, 5])
     draws = [balanced_index(y, most, np.random.default_rng(seed)) for _ in range(2)]
     assert (draws[0] == draws[1]).all() and len(set(draws[0])) == len(draws[0])
-    assert np.bincount(y[draws[0]], minlength=4).tolist() == [
-        min(most, n) for n in (30, 100, 60, 5)
-    ]
+    assert np.bincount(y[draws[0]], minlength=4).tolist() == [min(most, n) for n in (30, 100, 60, 5)]
 
 
 @pytest.mark.parametrize(

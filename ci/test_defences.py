@@ -146,9 +146,7 @@ def test_trades_loss_is_the_papers():
     loss = defences.TradesLoss(2.5)
     assert float(loss(labels, rows)) == pytest.approx(each.mean(), rel=1e-5)
     weights = np.repeat([1.0, 0.0, 0.5], 2)
-    assert float(loss(labels, rows, weights)) == pytest.approx(
-        (each[0] + each[2] / 2) / 3, rel=1e-5
-    )
+    assert float(loss(labels, rows, weights)) == pytest.approx((each[0] + each[2] / 2) / 3, rel=1e-5)
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert float(again(labels, rows)) == float(loss(labels, rows))
 
@@ -231,10 +229,7 @@ class Known:
     def logits(self, x):
         gaps = [np.abs(self.dataset.x - one).max(axis=(1, 2)) for one in x]
         predicted = [
-            self.dataset.y[gap.argmin()]
-            if self.perturbed is None or gap.min() == 0
-            else self.perturbed
-            for gap in gaps
+            self.dataset.y[gap.argmin()] if self.perturbed is None or gap.min() == 0 else self.perturbed for gap in gaps
         ]
         return 9 * np.eye(len(CLASSES), dtype=np.float32)[predicted]
 
@@ -255,10 +250,7 @@ def test_label_leaking_is_seen(demo_dev):
     assert list(robust.values()) == [1, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("defence", "precision"),
-    [*((name, "float32") for name in DEFENCES), ("trades", "bfloat16")],
-)
+@pytest.mark.parametrize(("defence", "precision"), [*((name, "float32") for name in DEFENCES), ("trades", "bfloat16")])
 def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
     defence, precision, small, demo_train, demo_dev, tmp_path, monkeypatch
 ):
@@ -340,8 +332,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(small, demo_train, demo_dev
 
 
 @pytest.mark.parametrize(
-    ("defence", "expected"),
-    [("baseline", 0.8), ("static", 0.6), ("adaptive", 0.6), *((name, 0.5) for name in LATER)],
+    ("defence", "expected"), [("baseline", 0.8), ("static", 0.6), ("adaptive", 0.6), *((name, 0.5) for name in LATER)]
 )
 def test_the_rule_by_which_an_epoch_is_selected(defence, expected):
     row = {
@@ -354,9 +345,7 @@ def test_the_rule_by_which_an_epoch_is_selected(defence, expected):
 
 
 def test_best_and_last_epoch_stand_side_by_side():
-    history = pd.DataFrame(
-        {"epoch": [1, 2, 3], "dev_robust_challenge_score": [0.1, 0.3, 0.2], "criterion": [1, 2, 2]}
-    )
+    history = pd.DataFrame({"epoch": [1, 2, 3], "dev_robust_challenge_score": [0.1, 0.3, 0.2], "criterion": [1, 2, 2]})
     rows = selection.best_and_last(history)
     assert rows.loc["epoch"].tolist() == [3, 3]
     history.loc[2, "criterion"] = 1

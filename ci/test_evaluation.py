@@ -15,14 +15,7 @@ from verify import disagreements
 
 from ecgnb import metrics
 from ecgnb.__main__ import main
-from ecgnb.attacks import (
-    NOISE_BASELINES,
-    AttackResult,
-    Goal,
-    Threat,
-    noise_attack,
-    pgd,
-)
+from ecgnb.attacks import NOISE_BASELINES, AttackResult, Goal, Threat, noise_attack, pgd
 from ecgnb.data import dataset as data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import cache as cache_module
@@ -52,9 +45,7 @@ def lined_up():
     """A linear classifier, and recordings whose minimal ε is known: 0.05, 0.1, … times sum|w|."""
     x = np.random.default_rng(1).normal(size=(6, 9000, 1)).astype(np.float32)
     true = np.array([0.0, 0.05, 0.1, 0.333, 0.6, 2.0])
-    away = -true * np.abs(W).sum() + np.array(
-        [1.0, 0, 0, 0, 0, 0]
-    )  # the first is misclassified already
+    away = -true * np.abs(W).sum() + np.array([1.0, 0, 0, 0, 0, 0])  # the first is misclassified already
     posed = np.concatenate([_at_distance(x[i : i + 1], W, away[i]) for i in range(6)])
     return two_sided_model(W), problem(posed, np.zeros(6, int), 1.0), true
 
@@ -117,10 +108,7 @@ def test_the_robustness_curve_steps_at_every_recording_and_starts_at_clean_recal
     curve = robustness_curve(radius, is_correct, 1.0)
     assert curve["epsilon"] == [0.0, 0.1, 0.3, 1.0]
     assert curve["value"] == [0.8, 0.6, 0.2, 0.2]
-    assert all(
-        lo <= v <= hi
-        for lo, v, hi in zip(*(curve[k] for k in ("low", "value", "high")), strict=True)
-    )
+    assert all(lo <= v <= hi for lo, v, hi in zip(*(curve[k] for k in ("low", "value", "high")), strict=True))
 
 
 def test_the_summary_of_a_curve():
@@ -230,9 +218,7 @@ def test_every_attack_and_noise_baseline_of_every_suite_runs(lined_up):
     for name, noise in NOISE_BASELINES.items():
         made = noise_attack(classifier, small, noise=noise, seed=1)
         assert 0 < np.abs(small.ball.delta(made.x)).max() <= 0.1, name
-    assert [list(attack_suite(b)) for b in BUDGETS.values()] == 3 * [
-        list(attack_suite(BUDGETS["full"]))
-    ]
+    assert [list(attack_suite(b)) for b in BUDGETS.values()] == 3 * [list(attack_suite(BUDGETS["full"]))]
     untargeted = replace(small, goal=Goal(None))
     for name, attack in strongest(BUDGETS["quick"]).items():
         assert np.abs(untargeted.ball.delta(attack(classifier, untargeted).x)).max() <= 0.1, name
@@ -318,9 +304,7 @@ def test_the_numbers_of_a_report_are_those_of_its_predictions(report, small, sub
 
 def test_a_number_is_the_same_in_every_suite(report, small, subset):
     """Noise and random starts depend on the recording alone, not on what else is computed, or for whom."""
-    alone = evaluate(
-        small, subset.take(np.array([0, 5])), replace(TINY, cases={}), surrogate=small, seed=1
-    )
+    alone = evaluate(small, subset.take(np.array([0, 5])), replace(TINY, cases={}), surrogate=small, seed=1)
     for name in ("pgd20", *NOISE):
         both = report.conditions[name].predictions
         assert alone.conditions[name].predictions == both[0] + both[5], name

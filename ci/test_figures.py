@@ -69,9 +69,7 @@ def test_a_new_run_gives_the_committed_numbers(name):
 def test_the_comparison_can_fail():
     assert differences({"a": [0.5, 1]}, {"a": [0.6, 1]}) == ["/a[0]: 0.5 became 0.6"]
     assert differences({"a": 14.5}, {"a": 13.9}) and differences({"a": 0.9}, {"a": 0.86})
-    assert differences({POWER: 14.5}, {POWER: 12.5}) and not differences(
-        {POWER: 14.5}, {POWER: 13.9}
-    )
+    assert differences({POWER: 14.5}, {POWER: 12.5}) and not differences({POWER: 14.5}, {POWER: 13.9})
     assert differences({"a": 47}, {"a": 40}) and differences({"a": "x"}, {"b": "x"})
     assert differences({"predictions": "AAAA"}, {"predictions": "NNNA"})
     assert not differences({"predictions": "AAAA"}, {"predictions": "NAAA"})

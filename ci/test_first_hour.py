@@ -42,9 +42,7 @@ print("epochs", EPOCHS)
 
 
 def python(code: str, **settings) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, **settings
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **settings)
 
 
 def terminal(lines: list[str], folder: Path, **environment: str) -> str:
@@ -193,13 +191,7 @@ def server(pair, request, tmp_path):
 
 def changed(source: Path) -> str:
     """Names of the files that differ from the last commit."""
-    done = subprocess.run(
-        ["git", "diff", "--name-only"],
-        cwd=source.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run(["git", "diff", "--name-only"], cwd=source.parent, capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -278,8 +270,7 @@ def checkout(tmp_path) -> Path:
 def test_papermill_as_the_user_types_it(checkout, folder):
     activate = "source ci/activate" if folder == "." else "source ../ci/activate"
     shown = terminal(
-        [activate, "papermill 03_adaptive.ipynb -p EPOCHS 150 --prepare-only", "echo status $?"],
-        checkout / folder,
+        [activate, "papermill 03_adaptive.ipynb -p EPOCHS 150 --prepare-only", "echo status $?"], checkout / folder
     )
     assert "\nstatus 0\n" in shown, shown
     executed = checkout / "out" / "notebooks" / "03_adaptive.ipynb"
@@ -334,7 +325,7 @@ def test_reproduce_shows_a_bar_a_line_a_notebook_and_where_the_pictures_are(pair
             f"{sys.executable} -c 'import pathlib, reproduce, sys; "
             f'reproduce.ROOT = pathlib.Path("{pair.parent.parent}"); '
             'sys.argv = ["", "quick", "out"]; sys.exit(reproduce.main())'
-            "'",
+            "'"
         ],
         ROOT / "ci",
     )
@@ -381,9 +372,7 @@ def test_an_installed_package_has_the_models_and_needs_no_checkout(tmp_path):
         shipped = {path.name for path in (package / "shipped").glob(pattern)}
         assert shipped == {path.name for path in (ROOT / "models").glob(pattern)}
     settings = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(installed)}}
-    help_text = subprocess.run(
-        [sys.executable, "-m", "ecgnb", "--help"], capture_output=True, text=True, **settings
-    )
+    help_text = subprocess.run([sys.executable, "-m", "ecgnb", "--help"], capture_output=True, text=True, **settings)
     assert "evaluate" in help_text.stdout, help_text.stderr
     done = python(
         "import ecgnb\nfrom ecgnb.models.files import load_model, model_path\n"

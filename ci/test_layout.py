@@ -71,11 +71,7 @@ def test_no_two_modules_import_each_other():
     def reaches(start: str, goal: str, seen: set[str]) -> bool:
         if start == goal and seen:
             return True
-        return any(
-            reaches(other, goal, seen | {other})
-            for other in graph.get(start, ())
-            if other not in seen
-        )
+        return any(reaches(other, goal, seen | {other}) for other in graph.get(start, ()) if other not in seen)
 
     circles = [module for module in graph if reaches(module, module, set())]
     assert not circles
@@ -92,9 +88,7 @@ def test_no_two_modules_import_each_other():
 )
 def test_modules_that_need_nothing_heavy_load_nothing_heavy(modules):
     script = f"import sys, {', '.join(modules.split())}; print(*(m for m in {HEAVY} if m in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
@@ -109,11 +103,7 @@ def test_the_public_names_are_few_and_load():
     assert all(f"`{name}`" in ecgnb.__doc__ for name in rooms)
 
 
-@pytest.mark.parametrize(
-    "module", [module_of(path) for path in FILES if ">>> " in path.read_text()]
-)
+@pytest.mark.parametrize("module", [module_of(path) for path in FILES if ">>> " in path.read_text()])
 def test_examples_in_docstrings_hold(module):
-    found = doctest.testmod(
-        importlib.import_module(module), extraglobs={"np": importlib.import_module("numpy")}
-    )
+    found = doctest.testmod(importlib.import_module(module), extraglobs={"np": importlib.import_module("numpy")})
     assert found.attempted and not found.failed

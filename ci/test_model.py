@@ -51,9 +51,7 @@ def test_the_network_is_andreottis():
     assert model.count_params() == 843_780
     wide = [n for n in model.layers if isinstance(n, layers.Conv1D) and n.kernel_size == (16,)]
     assert len(wide) == 33  # with the dense layer, 34
-    assert (
-        model.output_shape == (None, 4) and model.layers[-1].activation is keras.activations.linear
-    )
+    assert model.output_shape == (None, 4) and model.layers[-1].activation is keras.activations.linear
 
 
 @pytest.mark.slow
@@ -101,9 +99,7 @@ def test_a_foreign_model_is_one_clear_error(tmp_path, model, message):
 
 
 def test_a_lambda_layer_is_refused_even_without_code_of_its_own(tmp_path):
-    one_layer(layers.Flatten(), layers.Lambda(keras.activations.relu), layers.Dense(4)).save(
-        tmp_path / "m.keras"
-    )
+    one_layer(layers.Flatten(), layers.Lambda(keras.activations.relu), layers.Dense(4)).save(tmp_path / "m.keras")
     with pytest.raises(EcgnbError, match="ambda"):
         load_model(tmp_path / "m.keras")
 

@@ -17,12 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
     "00_data": {"class_gallery", "epsilon_in_microvolts"},
     "01_baseline": {"baseline_clean", "baseline_attacked", "attack_visual"},
-    "02_static": {
-        "static_learning_curves",
-        "confusion_matrix_static",
-        "static_matrix_attacked",
-        "static_stress_test",
-    },
+    "02_static": {"static_learning_curves", "confusion_matrix_static", "static_matrix_attacked", "static_stress_test"},
     "03_adaptive": {"adaptive_learning_curves", "final_clean_matrix", "final_robustness_curve"},
     "04_evaluation": {
         "evaluation_attacks",
@@ -39,19 +34,8 @@ FIGURES = {
 NOT_IN_SUITE_QUICK = {"evaluation_loss", "evaluation_certified"}  # which notebook 4 runs here
 # nbval runs every notebook as it is stored; these take other paths. Notebook 3 is run by test_first_hour.
 TINY = {
-    "04_evaluation": {
-        "COMPUTE": True,
-        "SUITE": "quick",
-        "PER_CLASS": 2,
-        "MODELS": "baseline",
-        "OTHER_SEEDS": "static",
-    },
-    "05_training": {
-        "DEFENCE": "fast",
-        "EPOCHS": 1,
-        "OVERRIDES": "per_class=6",
-        "SPLITS": "validation",
-    },
+    "04_evaluation": {"COMPUTE": True, "SUITE": "quick", "PER_CLASS": 2, "MODELS": "baseline", "OTHER_SEEDS": "static"},
+    "05_training": {"DEFENCE": "fast", "EPOCHS": 1, "OVERRIDES": "per_class=6", "SPLITS": "validation"},
 }
 
 
@@ -105,9 +89,7 @@ def test_the_stored_notebook_is_as_a_maintainer_published_it(notebook):
     outputs = [output for cell in cells for output in cell.outputs]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    assert not [
-        o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", "")
-    ]
+    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", "")]
     language = stored.metadata.pop("language_info")
     assert stored.metadata == publish.METADATA and "version" not in language
     assert all(set(cell.metadata) <= {"tags"} for cell in stored.cells)

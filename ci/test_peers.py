@@ -40,9 +40,7 @@ def posed(validation):
 
 def successes_of(attack, problem, ours):
     """(n,) bool: an attack of ART, kept to the ball as ours is, succeeds on our classifier."""
-    adversarial = attack.generate(
-        problem.x, np.eye(4, dtype=np.float32)[np.full(len(problem), NORMAL)]
-    )
+    adversarial = attack.generate(problem.x, np.eye(4, dtype=np.float32)[np.full(len(problem), NORMAL)])
     assert np.abs(problem.ball.delta(adversarial)).max() < 0.15 + 1e-5
     return ours.logits(adversarial).argmax(axis=1) == NORMAL
 

@@ -25,9 +25,7 @@ def texts(figure) -> str:
 
 
 def test_ecg_paper_is_25_mm_per_second_and_10_mm_per_millivolt():
-    figure = figures.attack_figure(
-        MV, MV + 0.03, ("clean: predicted as A", "attacked: predicted as N"), "CinC 2017"
-    )
+    figure = figures.attack_figure(MV, MV + 0.03, ("clean: predicted as A", "attacked: predicted as N"), "CinC 2017")
     figure.draw_without_rendering()
     for ax in figure.axes[:4]:
         box = ax.get_window_extent()
@@ -57,12 +55,8 @@ def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
         figures.learning_curves({}, subtitle, {}),
         figures.class_gallery({"A": MV}, subtitle),
         figures.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
-        evaluation_figures.robustness_panels(
-            {"baseline": {"attack": curve, "gaussian": curve}}, subtitle, 0.2
-        ),
-        evaluation_figures.forest(
-            {"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]
-        ),
+        evaluation_figures.robustness_panels({"baseline": {"attack": curve, "gaussian": curve}}, subtitle, 0.2),
+        evaluation_figures.forest({"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]),
         evaluation_figures.loss_figure({"baseline": {k: [-9, -1, 0] for k in PATH}}, subtitle, 1),
         evaluation_figures.transfer_figure({"baseline": {"static": RATE}}, subtitle),
     ]
@@ -102,10 +96,7 @@ def test_the_figures_speak_of_every_noise_baseline_and_condition():
         assert title in texts(figure)
     transfer = evaluation_figures.transfer_figure({"static": {"adaptive": RATE}}, "CinC")
     assert "2 of 3" in texts(transfer)
-    assert {"crafted on", "evaluated on"} == {
-        transfer.axes[0].get_ylabel(),
-        transfer.axes[0].get_xlabel(),
-    }
+    assert {"crafted on", "evaluated on"} == {transfer.axes[0].get_ylabel(), transfer.axes[0].get_xlabel()}
 
 
 def test_figures_are_drawn_without_tensorflow():
@@ -121,15 +112,6 @@ def test_save_writes_picture_and_numbers_with_nan_as_null(tmp_path):
     numbers = {"share": np.float32(0.5), "counts": np.eye(2, dtype=int), "none": float("nan")}
     for name in ("one", "two"):
         style.save(figure, tmp_path / f"{name}.png", numbers)
-    assert json.loads((tmp_path / "one.json").read_text()) == {
-        "share": 0.5,
-        "counts": [[1, 0], [0, 1]],
-        "none": None,
-    }
+    assert json.loads((tmp_path / "one.json").read_text()) == {"share": 0.5, "counts": [[1, 0], [0, 1]], "none": None}
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "one.json",
-        "one.png",
-        "two.json",
-        "two.png",
-    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.png", "two.json", "two.png"]

@@ -29,9 +29,7 @@ def test_environment_yml_equals_pyproject():
     pip = next(d for d in conda["dependencies"] if isinstance(d, dict))["pip"]
     assert pip[:-1] == project_lines("dependencies") + project_lines("test")
     assert pip[-1] == "--editable ."
-    requires = re.search(r'requires-python = "(.+)"', (ROOT / "pyproject.toml").read_text()).group(
-        1
-    )
+    requires = re.search(r'requires-python = "(.+)"', (ROOT / "pyproject.toml").read_text()).group(1)
     assert f"python{requires}" in conda["dependencies"]
 
 

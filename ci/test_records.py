@@ -45,9 +45,7 @@ nan = np.where(np.arange(9000) == 5, np.nan, ecg())
         ({"name": "A00001"}, "differs from the published recording"),
     ],
 )
-def test_a_bad_recording_is_one_clear_error_or_a_counted_skip(
-    tmp_path, files, message, monkeypatch
-):
+def test_a_bad_recording_is_one_clear_error_or_a_counted_skip(tmp_path, files, message, monkeypatch):
     monkeypatch.setenv("ECGNB_CACHE", str(tmp_path / "cache"))
     archive = write(tmp_path / "data", **files)
     with pytest.raises(BadRecording, match=message) as caught:
@@ -134,9 +132,7 @@ def test_without_network_or_mirror_the_demo_set_steps_in_loudly(tmp_path):
         "d = load_data('validation'); assert time.monotonic() - t < 60; print(d.title)"
     )
     environment = {"ECGNB_MIRROR": "http://127.0.0.1:9", "ECGNB_CACHE": str(tmp_path), "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "NO RECORDINGS" in done.stdout and "DEMO (SYNTHETIC), validation" in done.stdout
 

@@ -24,30 +24,15 @@ from ecgnb.training.configuration import DEFENCES
 
 WEIGHTS = [np.arange(6.0).reshape(2, 3), np.ones(3)]
 HISTORY = pd.DataFrame(
-    {
-        "epoch": [1, 2],
-        "loss": [1.0, 0.9],
-        "dev_challenge_score": [0.6, 0.5],
-        "criterion": [0.6, 0.5],
-    }
+    {"epoch": [1, 2], "loss": [1.0, 0.9], "dev_challenge_score": [0.6, 0.5], "criterion": [0.6, 0.5]}
 )
 
 
 def made_run(
-    name: str,
-    defence: str = "static",
-    protocol: str = "leakfree",
-    reports: dict | None = None,
-    **more,
+    name: str, defence: str = "static", protocol: str = "leakfree", reports: dict | None = None, **more
 ) -> RunResult:
     """A run with made-up reports of both splits."""
-    config = {
-        "defence": defence,
-        "select": "best",
-        "seed": 2017,
-        "epochs": 2,
-        "dropout": 0.2,
-    } | more
+    config = {"defence": defence, "select": "best", "seed": 2017, "epochs": 2, "dropout": 0.2} | more
     config["recordings"] = f"DEMO (SYNTHETIC), train, labels v3, protocol {protocol}, 9 recordings"
     reports = reports or {split: made_report(name) for split in ("validation", "test")}
     return run_result(name, config, HISTORY, WEIGHTS, reports)
@@ -63,9 +48,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert made.weights["sha256"] == array_digest(*WEIGHTS)
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"schema": 0}', '{"schema": 1, "reports": {}}', '{"schema": 1}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 0}', '{"schema": 1, "reports": {}}', '{"schema": 1}'])
 def test_a_result_that_cannot_be_read_is_named_with_the_remedy(text, tmp_path):
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(EcgnbError, match=r"mine\.json: cannot be read.*ci/sweep\.py"):
@@ -93,10 +76,7 @@ def test_a_card_says_what_was_selected_and_how_to_make_it_again():
 def test_the_results_table_has_a_dash_for_what_an_archived_run_lacks():
     archived = made_report()
     del archived.conditions["random_sign"]
-    results = {
-        "archived": made_run("archived", reports={"validation": archived}),
-        "static": made_run("static"),
-    }
+    results = {"archived": made_run("archived", reports={"validation": archived}), "static": made_run("static")}
     table = comparison.results_table(results, "validation")
     assert table["normal as AF, noise"].tolist() == ["—", "0.10 [0.03, 0.26]"]
     assert comparison.results_table(results, "test").index.tolist() == ["static"]
@@ -171,8 +151,7 @@ def test_a_difference_has_a_direction_only_where_it_is_shown():
 def test_claims_on_leaky_runs_are_not_tested_on_the_test_fold():
     runs = {run for claim in comparison.CLAIMS for run, _ in (claim.before, claim.after)}
     results = {
-        name: made_run(name, protocol="original" if name.startswith("original") else "leakfree")
-        for name in runs
+        name: made_run(name, protocol="original" if name.startswith("original") else "leakfree") for name in runs
     }
     assert len(comparison.claims_table(results, "validation")) == len(comparison.CLAIMS)
     tested = comparison.claims_table(results, "test").index.get_level_values("comparison")
@@ -190,19 +169,10 @@ def test_notebook_6_compares_the_runs_of_any_folder(tmp_path):
         report = made_report(name)
         report = replace(report, about=replace(report.about, data="DEMO (SYNTHETIC)"))
         splits = ("validation",) if protocol == "original" else ("validation", "test")
-        write_run(
-            results / f"{name}.json",
-            made_run(name, defence, protocol, reports=dict.fromkeys(splits, report)),
-        )
+        write_run(results / f"{name}.json", made_run(name, defence, protocol, reports=dict.fromkeys(splits, report)))
         rows += [
             {"run": name, "defence": defence, "protocol": protocol, "seed": seed, "split": "test"}
-            | {
-                "start": "",
-                "epochs": 1,
-                "overrides": "",
-                "condition": condition,
-                "measure": measure,
-            }
+            | {"start": "", "epochs": 1, "overrides": "", "condition": condition, "measure": measure}
             | {"value": comparison.measure(report, condition, measure)["value"]}
             for condition, measure in comparison.MEASURES.values()
             for seed in (1, 2)
@@ -242,10 +212,7 @@ def test_seeds_stand_side_by_side_and_single_runs_are_left_out():
     assert list(found) == ["fast"] and list(found["fast"]) == ["AF F1", "challenge score"]
     assert found["fast"]["AF F1"] == {1: 0.5, 2: 0.7, 3: 0.6}
     row = comparison.seeds_table(found).loc[("fast", "AF F1")]
-    assert row.to_dict() == {
-        **{"seed 1": "0.50", "seed 2": "0.70", "seed 3": "0.60"},
-        **{"mean": "0.60", "SD": "0.10"},
-    }
+    assert row.to_dict() == {**{"seed 1": "0.50", "seed 2": "0.70", "seed 3": "0.60"}, **{"mean": "0.60", "SD": "0.10"}}
 
 
 def test_the_ablation_tells_what_a_change_does_and_whether_it_was_adopted():

@@ -108,9 +108,7 @@ def test_a_stretched_rhythm_has_longer_intervals():
     found = signals.measures(spikes(BEATS * 0.9), spikes(BEATS), FS)
     rr = np.diff(BEATS) * 1000
     assert found["mean_rr_change_ms"] == pytest.approx(0.1 * rr.mean(), abs=1)
-    assert found["rmssd_change_ms"] == pytest.approx(
-        0.1 * np.sqrt(np.mean(np.diff(rr) ** 2)), abs=2
-    )
+    assert found["rmssd_change_ms"] == pytest.approx(0.1 * np.sqrt(np.mean(np.diff(rr) ** 2)), abs=2)
 
 
 def test_summary_leaves_out_what_is_not_finite():
@@ -143,9 +141,7 @@ def test_bandpass_is_a_projection_and_its_own_adjoint_and_leaves_padding_zero():
 
 def test_the_spectrum_of_white_noise_is_flat_and_holds_its_power():
     rng = np.random.default_rng(0)
-    frequency, density = signals.mean_spectrum(
-        (0.01 * rng.standard_normal(n) for n in (9000, 9000, 5000, 9000)), FS
-    )
+    frequency, density = signals.mean_spectrum((0.01 * rng.standard_normal(n) for n in (9000, 9000, 5000, 9000)), FS)
     assert frequency[0] == 0 and frequency[-1] == FS / 2 and len(frequency) == 513
     parts = density[1:-1].reshape(7, 73).mean(axis=1)
     assert parts == pytest.approx(10**2 / (FS / 2), rel=0.1)
@@ -155,15 +151,7 @@ def test_the_spectrum_of_white_noise_is_flat_and_holds_its_power():
 @pytest.mark.parametrize("subtitle", ["DEMO (SYNTHETIC), validation", "CinC 2017, validation"])
 def test_spectra_figure_marks_the_band_and_synthetic_data(subtitle):
     frequency = np.linspace(0, FS / 2, 513)
-    names = [
-        "clean",
-        "attacked",
-        "random ±ε",
-        "Gaussian noise",
-        "60 Hz mains",
-        "simulated EMG",
-        "other",
-    ]
+    names = ["clean", "attacked", "random ±ε", "Gaussian noise", "60 Hz mains", "simulated EMG", "other"]
     spectra = {name: (frequency, np.full(513, 10.0 ** -(3 * i))) for i, name in enumerate(names)}
     figure = spectra_figure(spectra, subtitle)
     figure.draw_without_rendering()

@@ -80,8 +80,7 @@ def test_overrides_are_read_from_text():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("drop=0.5", "no such setting"), ("steps=x", "steps=<int>"), ("cosine=1", "cosine=<bool>")],
+    ("text", "message"), [("drop=0.5", "no such setting"), ("steps=x", "steps=<int>"), ("cosine=1", "cosine=<bool>")]
 )
 def test_overrides_that_cannot_be_read_are_refused(text, message):
     with pytest.raises(EcgnbError, match=message):
@@ -117,9 +116,7 @@ def made_up_report() -> Report:
 def test_the_table_has_a_row_for_each_number_of_a_run(tmp_path):
     reports = {"validation": made_up_report()}
     selected = {"epoch": 1, "dev_f1_A": 0.5, "criterion": 0.5}
-    write_run(
-        tmp_path / "two" / "result.json", RunResult("two", {}, selected, selected, {}, reports)
-    )
+    write_run(tmp_path / "two" / "result.json", RunResult("two", {}, selected, selected, {}, reports))
     table = sweep.tidy({"two": {"DEFENCE": "fast", "SEED": "3"}}, tmp_path)
     assert not table.duplicated(["split", "condition", "measure"]).any()
     assert set(table["defence"]) == {"fast"} and set(table["seed"]) == {"3"}
@@ -131,9 +128,7 @@ def test_the_table_has_a_row_for_each_number_of_a_run(tmp_path):
     assert values["pgd20", "attack_success_rate"] == 1 and values["pgd20", "f1_O"] == 1
     assert values["random_sign", "noise_false_positive_rate"] == 1
     row = table[(table["condition"] == "clean") & (table["measure"] == "accuracy")].iloc[0]
-    assert [row["low"], row["high"]] == reports["validation"].conditions["clean"].scores[
-        "accuracy"
-    ]["ci95"]
+    assert [row["low"], row["high"]] == reports["validation"].conditions["clean"].scores["accuracy"]["ci95"]
 
 
 class Papermill:

@@ -26,9 +26,7 @@ CHECKS = [
 ]
 
 
-def made_condition(
-    clean: str, predicted: str, title: str, kind: str, threat: Threat | None, queries=None
-) -> Condition:
+def made_condition(clean: str, predicted: str, title: str, kind: str, threat: Threat | None, queries=None) -> Condition:
     y, before, after = (np.array(list(symbols)) for symbols in (LABELS, clean, predicted))
     robust = success_rate = None
     if threat:
@@ -36,9 +34,7 @@ def made_condition(
         success = after == threat.target if threat.target else after != y
         robust = metrics.rate(((before == y) & ~success)[attacked])
         success_rate = metrics.rate(success[attacked & (before == y)])
-    numbers = [
-        np.array([CLASSES.index(symbol) for symbol in symbols]) for symbols in (LABELS, predicted)
-    ]
+    numbers = [np.array([CLASSES.index(symbol) for symbol in symbols]) for symbols in (LABELS, predicted)]
     scores = metrics.scores(*numbers)
     described = asdict(threat) if threat else None
     return Condition(title, kind, described, predicted, scores, robust, success_rate, queries)
@@ -50,9 +46,7 @@ def made_report(model: str = "baseline", left: int = 8, clean: str = LABELS, **p
     def attacked(left: int, other: str = "N") -> str:
         return (clean[:left] + other * 20)[:20] + clean[20:]
 
-    def made(
-        predicted: str, title: str, kind: str = "attack", threat: Threat | None = STUDY, **more
-    ):
+    def made(predicted: str, title: str, kind: str = "attack", threat: Threat | None = STUDY, **more):
         return made_condition(clean, predicted, title, kind, threat, **more)
 
     noisy = clean[:20] + "A" * 3 + clean[23:]
@@ -63,41 +57,21 @@ def made_report(model: str = "baseline", left: int = 8, clean: str = LABELS, **p
         "worst_case": made(attacked(left // 2), "worst of 2 attacks", "worst_case"),
         "transferred": made(attacked(left + 5), "PGD-20 crafted on other", "transfer"),
         "pgd20_uv": made(attacked(left), "PGD-20, 34 µV", threat=Threat(epsilon=34, unit="µV")),
-        "pgd20_all_classes": made(
-            attacked(0, "O")[:25] + "O" * 40, "PGD-20, every class", threat=EVERYONE
-        ),
+        "pgd20_all_classes": made(attacked(0, "O")[:25] + "O" * 40, "PGD-20, every class", threat=EVERYONE),
         "untargeted": made(attacked(1, "O"), "AF, untargeted", "worst_case", UNTARGETED),
         "random_sign": made(noisy, "random ±ε", "noise"),
         "random_sign_rms": made(clean, "random ±ε of the attack's RMS", "noise"),
     }
     counts = {symbol: LABELS.count(symbol) for symbol in CLASSES}
-    about = About(
-        "made up",
-        "validation",
-        "leakfree",
-        "v3",
-        len(LABELS),
-        counts,
-        2017,
-        model,
-        "ab" * 32,
-        "standard",
-    )
-    report = Report(
-        about, asdict(STUDY), CLASSES, [f"R{i}" for i in range(len(LABELS))], LABELS, conditions
-    )
+    about = About("made up", "validation", "leakfree", "v3", len(LABELS), counts, 2017, model, "ab" * 32, "standard")
+    report = Report(about, asdict(STUDY), CLASSES, [f"R{i}" for i in range(len(LABELS))], LABELS, conditions)
     return replace(report, **parts)
 
 
 def whole_report(**parts) -> Report:
     """A report with every part."""
     share = metrics.rate(np.arange(20) < 9)
-    curve = {
-        "epsilon": [0.0, 0.1, 1.0],
-        "value": [1, 0.5, 0],
-        "low": [0.9, 0.4, 0],
-        "high": [1, 1, 0],
-    }
+    curve = {"epsilon": [0.0, 0.1, 1.0], "value": [1, 0.5, 0], "low": [0.9, 0.4, 0], "high": [1, 1, 0]}
     recalls = {"clean": share, "pgd20": share, "pgd_aware": share}
     return made_report(
         curves={"attack": curve, "random_sign": curve, "pgd20": curve},
@@ -107,18 +81,8 @@ def whole_report(**parts) -> Report:
             "uv": {"median": {"value": None, "ci95": [17.6, None]}, "area": share},
         },
         attacked=[
-            {
-                "record": "R0",
-                "minimal_epsilon_z": 0.123,
-                "minimal_epsilon_uv": 20.0,
-                "worst_attack": "square",
-            },
-            {
-                "record": "R1",
-                "minimal_epsilon_z": None,
-                "minimal_epsilon_uv": None,
-                "worst_attack": "pgd20",
-            },
+            {"record": "R0", "minimal_epsilon_z": 0.123, "minimal_epsilon_uv": 20.0, "worst_attack": "square"},
+            {"record": "R1", "minimal_epsilon_z": None, "minimal_epsilon_uv": None, "worst_attack": "pgd20"},
         ],
         checks=CHECKS,
         preprocessing={"standardised": recalls, "filtered": recalls},
@@ -201,11 +165,7 @@ def test_tables_of_the_other_parts():
     report = whole_report()
     assert tables.class_table(report).loc["AF", "PGD-20, every class"].endswith("(0 of 20)")
     behind = tables.preprocessing_table(report)
-    assert behind.index.tolist() == [
-        "clean",
-        "PGD-20, unaware of it",
-        "PGD, aware of the transformation",
-    ]
+    assert behind.index.tolist() == ["clean", "PGD-20, unaware of it", "PGD, aware of the transformation"]
     assert tables.certification(report)["the same as ε in L∞, z-units"] == "0.0089"
     assert tables.signal_table(report).loc["PGD-20"].tolist()[:3] == ["32.9", "—", "—"]
     assert tables.recording_table(report).loc["R1", "minimal ε, µV"] == "above the search limit"
@@ -244,20 +204,13 @@ def test_tables_fit_where_they_are_read():
 
 def test_markdown_has_the_index_if_it_has_a_name():
     table = tables.table_of({"a": {"x": 1}, "b": {"x": 2, "y": 3}}, "row")
-    assert (
-        tables.markdown(table)
-        == "| row | x | y |\n| --- | --- | --- |\n| a | 1 | — |\n| b | 2 | 3 |"
-    )
+    assert tables.markdown(table) == "| row | x | y |\n| --- | --- | --- |\n| a | 1 | — |\n| b | 2 | 3 |"
     assert tables.markdown(table.reset_index(drop=True)).startswith("| x | y |")
 
 
 def test_the_page_answers_first_and_fetches_nothing():
     html = page(whole_report())
-    assert (
-        html.index(tables.answer(whole_report()))
-        < html.index("<table")
-        < html.index("Attack by attack") + 999
-    )
+    assert html.index(tables.answer(whole_report())) < html.index("<table") < html.index("Attack by attack") + 999
     assert "1 of 9 &lt;falls&gt;" in html and "<falls>" not in html
     assert "data:image/png;base64," in html and not re.search(r'(src|href)="(?!data:)', html)
     assert "Andriushchenko et al. 2020" in html and "reduce the step" in html
@@ -269,10 +222,7 @@ def test_the_page_of_a_short_report_has_no_empty_parts():
     few = made_report()
     html = page(replace(few, conditions={key: few.conditions[key] for key in ("clean", "pgd20")}))
     assert "<img" not in html
-    assert re.findall(r"<h2>(.*)</h2>", html) == [
-        "Attack by attack",
-        "How it was made",
-    ]
+    assert re.findall(r"<h2>(.*)</h2>", html) == ["Attack by attack", "How it was made"]
 
 
 def test_a_markup_in_a_name_does_no_harm():
@@ -281,8 +231,6 @@ def test_a_markup_in_a_name_does_no_harm():
 
 
 def test_tables_and_cards_need_no_tensorflow():
-    code = (
-        "import sys, ecgnb.report.card; print({'keras', 'tensorflow', 'pooch'} & set(sys.modules))"
-    )
+    code = "import sys, ecgnb.report.card; print({'keras', 'tensorflow', 'pooch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

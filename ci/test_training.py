@@ -25,20 +25,7 @@ from ecgnb.training import defences, loop
 from ecgnb.training.configuration import TrainingConfig, training_config
 from ecgnb.training.step import recompute_statistics
 
-TINY = [
-    "--data",
-    "demo",
-    "--per-class",
-    "6",
-    "--batch-size",
-    "8",
-    "--steps",
-    "2",
-    "--dropout",
-    "0.3",
-    "--epochs",
-    "2",
-]
+TINY = ["--data", "demo", "--per-class", "6", "--batch-size", "8", "--steps", "2", "--dropout", "0.3", "--epochs", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +106,9 @@ def test_augmented_windows_stay_recordings(demo_train):
         n = min(len(signal), 9000)
         assert x.shape == (9000,) and x.dtype == np.float32
         assert (x[n:] == 0).all() and abs(x[:n].mean()) < 0.02 and 0.7 < x[:n].std() < 1.3
-        unaltered = defences.augment(
-            signal, TrainingConfig("baseline", 1), np.random.default_rng(i)
-        )
+        unaltered = defences.augment(signal, TrainingConfig("baseline", 1), np.random.default_rng(i))
         assert (unaltered == demo_train.x[i, :, 0]).all()
-        shifted = defences.augment(
-            signal, TrainingConfig("baseline", 1, shift=True), np.random.default_rng(i)
-        )
+        shifted = defences.augment(signal, TrainingConfig("baseline", 1, shift=True), np.random.default_rng(i))
         assert (shifted != unaltered).any()
         assert (np.sort(shifted) == np.sort(unaltered)).all() or len(signal) > 9000
 
@@ -192,10 +175,7 @@ print("STEPS MATCH")
 def test_a_step_on_two_devices_is_that_on_one():
     """The loss, the gradients of attacks, the weights, the statistics; also of rows that cannot be halved."""
     done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(ROOT / "ci")],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", TWO_DEVICES, str(ROOT / "ci")], capture_output=True, text=True, check=False
     )
     assert "STEPS MATCH" in done.stdout, done.stderr[-2000:]
 

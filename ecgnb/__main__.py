@@ -39,9 +39,7 @@ def _add_data(commands: Any) -> None:
     )
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="without the 99 MB training archive: manifest and labels v3 only",
+        "--quick", action="store_true", help="without the 99 MB training archive: manifest and labels v3 only"
     )
     parser.add_argument("--bad", default="error", help="bad recordings: error or skip (error)")
     parser.set_defaults(run=_data)
@@ -59,8 +57,7 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train the baseline or a defence; the same call resumes an interrupted run",
-        description="Settings that are not given are the protocol's own (see "
-        "ecgnb/training/configuration.py).",
+        description="Settings that are not given are the protocol's own (see ecgnb/training/configuration.py).",
     )
     parser.add_argument(
         "defence",
@@ -68,14 +65,10 @@ def _add_train(commands: Any) -> None:
         metavar="defence",
         help="; ".join(f"{name}: {what}" for name, what in DEFENCES.items()),
     )
-    parser.add_argument(
-        "folder", type=Path, help="for the checkpoint, the selected model, the history"
-    )
+    parser.add_argument("folder", type=Path, help="for the checkpoint, the selected model, the history")
     parser.add_argument("--protocol", default="leakfree", help="leakfree or original (leakfree)")
     parser.add_argument("--data", default="auto", help=DATA_HELP)
-    parser.add_argument(
-        "--start", default="", help="model to start from (a defence: baseline; baseline: none)"
-    )
+    parser.add_argument("--start", default="", help="model to start from (a defence: baseline; baseline: none)")
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     for setting in dataclasses.fields(TrainingConfig):
         if setting.name != "defence":
@@ -89,16 +82,14 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
     from ecgnb.models.files import load_model
-    from ecgnb.report.runs import best_and_last
     from ecgnb.training.configuration import TrainingConfig, training_config
     from ecgnb.training.loop import train
+    from ecgnb.training.selection import best_and_last
 
     names = {setting.name for setting in dataclasses.fields(TrainingConfig)} - {"defence"}
     overrides = {n: v for n, v in vars(options).items() if n in names and v is not None}
     config = training_config(options.defence, options.protocol, **overrides)
-    train_set, dev_set = (
-        load_data(split, protocol=options.protocol, data=options.data) for split in ("train", "dev")
-    )
+    train_set, dev_set = (load_data(split, protocol=options.protocol, data=options.data) for split in ("train", "dev"))
     name = options.start or ("" if config.defence == "baseline" else "baseline")
     start = load_model(name) if name else None
     _, history = train(config, train_set, dev_set, options.folder, start, resume=not options.fresh)
@@ -117,9 +108,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("model", help="a shipped model by name, or a .keras or .hdf5 file")
     parser.add_argument("--data", default="auto", help=DATA_HELP)
-    parser.add_argument(
-        "--split", default="validation", help="validation, or test: 99 MB (validation)"
-    )
+    parser.add_argument("--split", default="validation", help="validation, or test: 99 MB (validation)")
     parser.add_argument(
         "--suite",
         choices=SUITE_NAMES,
@@ -128,11 +117,7 @@ def _add_evaluate(commands: Any) -> None:
         "threat models, certification and more, half an hour; full: hours; results: the results "
         "table's own (quick)",
     )
-    parser.add_argument(
-        "--surrogate",
-        default="",
-        help="model to transfer attacks from (baseline; for it, adaptive)",
-    )
+    parser.add_argument("--surrogate", default="", help="model to transfer attacks from (baseline; for it, adaptive)")
     parser.add_argument("--seed", type=int, default=2017, help="(2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
     _add_cluster(parser)
@@ -209,9 +194,7 @@ def _transfer(options: argparse.Namespace) -> None:
     dataset = load_data(options.split, data=options.data)
     models = [named_model(name) for name in options.models]
     with workers(options.cluster) as computing:
-        found = transfer(
-            models, dataset, cache=options.out / "cache", progress=True, workers=computing
-        )
+        found = transfer(models, dataset, cache=options.out / "cache", progress=True, workers=computing)
     path = options.out / f"transfer-{dataset.split}.json"
     write_json(path, found)
     print(f"{dataset.title}; attack success rate, crafted on (rows), evaluated on (columns)")

@@ -70,9 +70,7 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
 
 
-def scores(
-    y: np.ndarray, predicted: np.ndarray, classes: Sequence[str] = CLASSES, seed: int = 0
-) -> dict[str, Any]:
+def scores(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str] = CLASSES, seed: int = 0) -> dict[str, Any]:
     """Every score of a set of predictions, as estimates, with the confusion matrix that they come from.
 
     Keys: "f1" and "recall" (a dict, class symbol -> estimate), "macro_f1", "accuracy", "confusion" (counts), and, for
@@ -90,9 +88,7 @@ def scores(
             symbol: estimate(lambda m, c=c: f1_scores(m)[..., c])  # type: ignore[misc]
             for c, symbol in enumerate(classes)
         },
-        "recall": {
-            symbol: rate(predicted[y == c] == c) for c, symbol in enumerate(classes)
-        },
+        "recall": {symbol: rate(predicted[y == c] == c) for c, symbol in enumerate(classes)},
         "macro_f1": estimate(macro_f1),
         "accuracy": rate(predicted == y),
         "confusion": point.tolist(),
@@ -138,9 +134,7 @@ def compare_rates(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]
     }
 
 
-def compare_scores(
-    y: np.ndarray, a: np.ndarray, b: np.ndarray, measure: Callable, seed: int = 0
-) -> dict[str, Any]:
+def compare_scores(y: np.ndarray, a: np.ndarray, b: np.ndarray, measure: Callable, seed: int = 0) -> dict[str, Any]:
     """Difference of a score between two models on the same recordings, b − a, with a paired bootstrap.
 
     y, a, b : (n,) true classes, and what each model predicts, in the classes of the Challenge; measure : of confusion

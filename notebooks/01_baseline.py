@@ -59,12 +59,7 @@ out = notebook.start(OUT)
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
 overrides = dict(
-    epochs=EPOCHS,
-    learning_rate=LEARNING_RATE,
-    dropout=DROPOUT,
-    batch_size=BATCH_SIZE,
-    precision=PRECISION,
-    seed=SEED,
+    epochs=EPOCHS, learning_rate=LEARNING_RATE, dropout=DROPOUT, batch_size=BATCH_SIZE, precision=PRECISION, seed=SEED
 )
 config = training_config("baseline", PROTOCOL, **overrides) if EPOCHS else None
 model, history, name = notebook.load_or_train(config, MODEL, out, source, resume=RESUME)

@@ -44,7 +44,7 @@ from ecgnb.evaluation.engine import describe, from_keras
 from ecgnb.evaluation.schema import as_json
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.report import figures, style, tables
-from ecgnb.report.runs import best_and_last
+from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
 
@@ -78,9 +78,7 @@ config = training_config("static", PROTOCOL, **overrides) if EPOCHS else None
 # %%
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
-model, history, name = notebook.load_or_train(
-    config, MODEL, out, source, start=BASELINE, resume=RESUME
-)
+model, history, name = notebook.load_or_train(config, MODEL, out, source, start=BASELINE, resume=RESUME)
 print(dataset.title, "·", name)
 
 # %% [markdown]

@@ -46,7 +46,7 @@ from ecgnb.evaluation.engine import describe, from_keras
 from ecgnb.evaluation.schema import as_json
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.report import figures, style, tables
-from ecgnb.report.runs import best_and_last
+from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
 
@@ -85,9 +85,7 @@ config = training_config("adaptive", PROTOCOL, **overrides) if EPOCHS else None
 # %%
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
-model, history, name = notebook.load_or_train(
-    config, MODEL, out, source, start=BASELINE, resume=RESUME
-)
+model, history, name = notebook.load_or_train(config, MODEL, out, source, start=BASELINE, resume=RESUME)
 print(dataset.title, "·", name)
 
 # %% [markdown]
@@ -119,8 +117,7 @@ threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
 attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1)
 others = {"baseline": BASELINE, "static": STATIC}
 models = {
-    key: from_keras(load_model(notebook.resolve(path)), Path(path).stem, BATCH_SIZE)
-    for key, path in others.items()
+    key: from_keras(load_model(notebook.resolve(path)), Path(path).stem, BATCH_SIZE) for key, path in others.items()
 } | {"adaptive": from_keras(model, name, BATCH_SIZE)}
 suite = notebook_suite(threat, attack, grid=EPSILONS)
 settings = dict(seed=SEED, progress=True, cache=cache_dir() / "attacks")

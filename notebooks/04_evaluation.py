@@ -132,9 +132,7 @@ rules = [0, list(robust[first.about.model]).index(first.conditions["worst_case"]
 head = f"Robust recall, {tables.threat_in_words(first)}; 95 % intervals"
 figure = evaluation_figures.forest(robust, title, head, "share of AF recordings", rules)
 numbers = {
-    name: {
-        key: c.robust_recall or tables.recall(report, key) for key, c in report.conditions.items()
-    }
+    name: {key: c.robust_recall or tables.recall(report, key) for key, c in report.conditions.items()}
     for name, report in reports.items()
 }
 style.save(figure, out / "evaluation_attacks.png", about | {"robust_recall": numbers})
@@ -261,8 +259,7 @@ tables.table_of(leaking, "other predicted as AF", cell=tables.with_counts)
 
 # %%
 other_threats = {
-    name: {c.title: c.robust_recall for c in report.of_kind("worst_case").values()}
-    for name, report in reports.items()
+    name: {c.title: c.robust_recall for c in report.of_kind("worst_case").values()} for name, report in reports.items()
 }
 tables.table_of(other_threats, "robust recall", cell=in_counts).T
 

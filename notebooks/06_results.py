@@ -72,12 +72,7 @@ comparison.original_table(results)
 # the share of normal recordings that random ±ε turns into a prediction of AF.
 
 # %%
-short = [
-    "AF F1",
-    "AF recall, PGD-20",
-    "challenge score, every class attacked",
-    "normal as AF, noise",
-]
+short = ["AF F1", "AF recall, PGD-20", "challenge score, every class attacked", "normal as AF, noise"]
 comparison.results_table(results, "validation")[short]
 
 # %%

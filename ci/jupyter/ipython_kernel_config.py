@@ -2,6 +2,4 @@
 
 import logging
 
-logging.getLogger("IPKernelApp").addFilter(
-    lambda record: "TCP without encryption" not in record.getMessage()
-)
+logging.getLogger("IPKernelApp").addFilter(lambda record: "TCP without encryption" not in record.getMessage())

@@ -36,12 +36,7 @@ def apgd(
 
 
 def apgd_targets(
-    classifier: Classifier,
-    problem: AttackProblem,
-    *,
-    steps: int = 50,
-    seed: int = 0,
-    progress: str = "",
+    classifier: Classifier, problem: AttackProblem, *, steps: int = 50, seed: int = 0, progress: str = ""
 ) -> AttackResult:
     """APGD-T: Auto-PGD on the targeted logit ratio, towards each class that reaches the goal, one after the other."""
     check_positive(steps=steps)
@@ -72,12 +67,7 @@ class _State:
 
 
 def _ascend(
-    search: Search,
-    problem: AttackProblem,
-    loss: Callable,
-    target: int | None,
-    steps: int,
-    seeds: tuple[int, int],
+    search: Search, problem: AttackProblem, loss: Callable, target: int | None, steps: int, seeds: tuple[int, int]
 ) -> None:
     """One run of Auto-PGD on the recordings that no run before it succeeded on."""
     classifier, rows = search.classifier, search.rows(until_success=True)

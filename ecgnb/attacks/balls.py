@@ -36,9 +36,7 @@ class Ball:
 
     def rows(self, index: np.ndarray) -> Ball:
         """The ball of some of the recordings."""
-        return replace(
-            self, centre=self.centre[index], radius=self.radius[index], mask=self.mask[index]
-        )
+        return replace(self, centre=self.centre[index], radius=self.radius[index], mask=self.mask[index])
 
     def resized(self, radius: np.ndarray) -> Ball:
         """The same centre with other radii, (n,)."""

@@ -14,9 +14,7 @@ def cross_entropy(z, y, t):
     """Cross-entropy of the true class (untargeted), or minus that of the target (Madry et al. 2018)."""
     from keras import ops
 
-    untargeted, targeted = (
-        ops.sparse_categorical_crossentropy(c, z, from_logits=True) for c in (y, ops.maximum(t, 0))
-    )
+    untargeted, targeted = (ops.sparse_categorical_crossentropy(c, z, from_logits=True) for c in (y, ops.maximum(t, 0)))
     return ops.where(t < 0, untargeted, -targeted)
 
 

@@ -62,9 +62,7 @@ NOISE_TITLES = {
 }
 
 
-def add_noise(
-    problem: AttackProblem, noise: Noise, *, rms: np.ndarray | None = None, seed: int = 0
-) -> np.ndarray:
+def add_noise(problem: AttackProblem, noise: Noise, *, rms: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Recordings with noise added to their real samples; (n, samples, leads) float32.
 
     By default its largest sample is the ball's radius, and the result lies in the ball. rms : (n,) z-units,
@@ -83,20 +81,13 @@ def add_noise(
 
 
 def noise_attack(
-    classifier: Classifier,
-    problem: AttackProblem,
-    *,
-    noise: Noise,
-    seed: int = 0,
-    progress: str = "",
+    classifier: Classifier, problem: AttackProblem, *, noise: Noise, seed: int = 0, progress: str = ""
 ) -> AttackResult:
     """A noise baseline in the form of an attack: it fills the ball, and takes one query."""
     return from_examples(classifier, problem, add_noise(problem, noise, seed=seed))
 
 
-def _coloured(
-    shape: tuple[int, int], fs: float, rng: np.random.Generator, low: float, high: float
-) -> np.ndarray:
+def _coloured(shape: tuple[int, int], fs: float, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
     """White noise between `low` and `high`, Hz, of SD 1."""
     white = rng.standard_normal((1, *shape))
     noise = bandpass(white, np.array([shape[0]]), (low, high), fs)[0]

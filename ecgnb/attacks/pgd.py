@@ -64,8 +64,5 @@ def pgd(
 
 def random_points(problem: AttackProblem, *seeds: int) -> np.ndarray:
     """A random point of each recording's ball, (n, samples, leads) float32: the same whatever else is attacked."""
-    points = [
-        problem.rows(np.array([i])).ball.random(rng)
-        for i, rng in enumerate(problem.generators(*seeds))
-    ]
+    points = [problem.rows(np.array([i])).ball.random(rng) for i, rng in enumerate(problem.generators(*seeds))]
     return np.concatenate([problem.x[:0], *points])

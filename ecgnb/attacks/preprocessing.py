@@ -17,9 +17,7 @@ from ecgnb.models.classifier import Classifier
 Transformation = Callable[[np.ndarray, float], tuple[np.ndarray, Callable]]
 
 
-def bandpass(
-    x: np.ndarray, lengths: np.ndarray, band: tuple[float, float], fs: float
-) -> np.ndarray:
+def bandpass(x: np.ndarray, lengths: np.ndarray, band: tuple[float, float], fs: float) -> np.ndarray:
     """`x` without what lies outside `band`, Hz; (n, samples, leads) float64.
 
     An ideal zero-phase filter over each recording's real samples, taken as periodic, by FFT: a projection

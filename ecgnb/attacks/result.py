@@ -62,9 +62,7 @@ class Search:
         self.loss[-1][rows] = loss
         self.bar.update()
 
-    def update(
-        self, rows: np.ndarray, x: np.ndarray, logits: np.ndarray, low_precision: bool = False
-    ) -> np.ndarray:
+    def update(self, rows: np.ndarray, x: np.ndarray, logits: np.ndarray, low_precision: bool = False) -> np.ndarray:
         """Keep examples that are better than those before; returns where in `rows` the goal is not reached.
 
         low_precision : a success by these logits counts only if the classifier's own logits confirm it.

@@ -51,9 +51,7 @@ def smooth(
         if not len(rows):
             break
         x = part.ball.project(part.x + smoothed(part.ball.delta(theta)))
-        loss, logits, gradient = classifier.loss_and_gradient(
-            x, part.y, part.targets, cross_entropy
-        )
+        loss, logits, gradient = classifier.loss_and_gradient(x, part.y, part.targets, cross_entropy)
         search.count(rows, loss)
         left = search.update(rows, x, logits, search.low_precision)
         rows, part, theta, gradient = rows[left], part.rows(left), theta[left], gradient[left]

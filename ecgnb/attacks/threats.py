@@ -64,8 +64,7 @@ class AttackProblem:
     def __post_init__(self):
         if self.x.dtype != np.float32 or len(self.x) != len(self.y):
             raise EcgnbError(
-                f"attack needs float32 x and as many labels, got {self.x.dtype}, {len(self.x)}, "
-                f"{len(self.y)}"
+                f"attack needs float32 x and as many labels, got {self.x.dtype}, {len(self.x)}, {len(self.y)}"
             )
         if not np.isfinite(self.x).all():
             raise EcgnbError("attack needs finite input; x holds NaN or infinity")
@@ -138,9 +137,7 @@ class Threat:
     def goal(self, classes: tuple[str, ...]) -> Goal:
         """What counts as success, for a data set of these classes."""
         if self.target and self.target not in classes:
-            raise EcgnbError(
-                f'TARGET={self.target!r}: expected one of {" ".join(classes)}, or "" (untargeted)'
-            )
+            raise EcgnbError(f'TARGET={self.target!r}: expected one of {" ".join(classes)}, or "" (untargeted)')
         return Goal(classes.index(self.target) if self.target else None)
 
     def is_attacked(self, dataset: Dataset) -> np.ndarray:

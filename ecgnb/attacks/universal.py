@@ -37,9 +37,7 @@ def universal(
     return shared
 
 
-def apply_universal(
-    classifier: Classifier, problem: AttackProblem, shared: np.ndarray, seed: int = 0
-) -> AttackResult:
+def apply_universal(classifier: Classifier, problem: AttackProblem, shared: np.ndarray, seed: int = 0) -> AttackResult:
     """A universal perturbation, (samples,), on recordings that it was not crafted on, each at a random shift."""
     shifts = np.random.default_rng(seed).integers(problem.x.shape[1], size=len(problem))
     return from_examples(classifier, problem, _shifted(problem, shared, shifts))

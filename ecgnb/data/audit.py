@@ -32,9 +32,7 @@ def audit(setting: str = "auto", full: bool = True, bad: str = "error") -> dict[
         "Recordings by class and label version": _counts(labels),
         "Lengths (labels v3)": _lengths(length_of, v3),
         "Duplicates: byte-identical recordings": _duplicates(digest_of, v3),
-        "Leak: validation recordings that are also training recordings": _leak(
-            data.digests(validation), digest_of
-        ),
+        "Leak: validation recordings that are also training recordings": _leak(data.digests(validation), digest_of),
         "Folds of `leakfree` (labels v3)": _folds(digest_of, data.digests(validation), v3),
     }
 
@@ -46,16 +44,10 @@ def _counts(labels: dict[str, dict[str, str]]) -> pd.DataFrame:
 
 
 def _lengths(length_of: dict[str, int], label_of: dict[str, str]) -> pd.DataFrame:
-    frame = pd.DataFrame(
-        {"class": [label_of[n] for n in length_of], "samples": list(length_of.values())}
-    )
-    sides = np.sign(frame["samples"] - WINDOW).map(
-        {-1: "shorter than 30 s", 0: "exactly 30 s", 1: "longer than 30 s"}
-    )
+    frame = pd.DataFrame({"class": [label_of[n] for n in length_of], "samples": list(length_of.values())})
+    sides = np.sign(frame["samples"] - WINDOW).map({-1: "shorter than 30 s", 0: "exactly 30 s", 1: "longer than 30 s"})
     table = pd.crosstab(frame["class"], sides).reindex(
-        index=list(CLASSES),
-        columns=["shorter than 30 s", "exactly 30 s", "longer than 30 s"],
-        fill_value=0,
+        index=list(CLASSES), columns=["shorter than 30 s", "exactly 30 s", "longer than 30 s"], fill_value=0
     )
     seconds = frame.groupby("class")["samples"].agg(["min", "max"]).reindex(CLASSES) / FS
     table["shortest (s)"], table["longest (s)"] = seconds["min"], seconds["max"]
@@ -85,9 +77,7 @@ def _leak(validation: dict[str, str], training: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame({"": rows.keys(), "count": rows.values()})
 
 
-def _folds(
-    training: dict[str, str], validation: dict[str, str], label_of: dict[str, str]
-) -> pd.DataFrame:
+def _folds(training: dict[str, str], validation: dict[str, str], label_of: dict[str, str]) -> pd.DataFrame:
     fold_of = data.folds(training, set(validation.values()))
     fold = pd.Series({n: fold_of.get(n, "left out (validation)") for n in training}, name="fold")
     table = pd.crosstab(fold, pd.Series(label_of).reindex(fold.index))

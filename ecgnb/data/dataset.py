@@ -73,10 +73,7 @@ class Dataset:
     def take(self, index: np.ndarray) -> Dataset:
         """The recordings at `index` (integers or booleans), in that order."""
         index = np.arange(len(self))[index]
-        arrays = {
-            key: getattr(self, key)[index]
-            for key in ("x", "y", "names", "lengths", "mean_mv", "sd_mv")
-        }
+        arrays = {key: getattr(self, key)[index] for key in ("x", "y", "names", "lengths", "mean_mv", "sd_mv")}
         return replace(self, **arrays, signals=tuple(self.signals[i] for i in index))
 
     def of_class(self, letter: str) -> Dataset:
@@ -150,12 +147,7 @@ def find_data(data: str = "auto") -> tuple[Path | None, bool]:
 
 
 def load_data(
-    split: str,
-    *,
-    protocol: str = "leakfree",
-    labels: str = "",
-    data: str = "auto",
-    bad: str = "error",
+    split: str, *, protocol: str = "leakfree", labels: str = "", data: str = "auto", bad: str = "error"
 ) -> Dataset:
     """The recordings of one split as a Dataset.
 
@@ -184,15 +176,7 @@ def load_data(
             fold_of = folds(digests(recordings), set(digests(validation).values()))
             keep = np.array([i for i in keep if fold_of.get(recordings.names[i]) == split])
     label_of = load_labels(labels, split, folder)
-    return make_dataset(
-        recordings,
-        keep,
-        label_of,
-        split=split,
-        protocol=protocol,
-        labels=labels,
-        synthetic=synthetic,
-    )
+    return make_dataset(recordings, keep, label_of, split=split, protocol=protocol, labels=labels, synthetic=synthetic)
 
 
 def digests(recordings: Recordings) -> dict[str, str]:
@@ -232,9 +216,7 @@ def make_dataset(
     names = recordings.names[keep]
     unlabelled = [name for name in names if name not in label_of]
     if unlabelled:
-        raise EcgnbError(
-            f"{unlabelled[0]} and {len(unlabelled) - 1} more have no label; mend REFERENCE"
-        )
+        raise EcgnbError(f"{unlabelled[0]} and {len(unlabelled) - 1} more have no label; mend REFERENCE")
     # Of all recordings a view will do, which copies nothing.
     rows = slice(None) if len(keep) == len(recordings) else keep
     arrays = {name: array[rows] for name, array in windows(recordings).items()}

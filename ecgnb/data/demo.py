@@ -74,9 +74,7 @@ def write_demo(folder: Path, seed: int = 2017) -> None:
     if _complete(folder):
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise EcgnbError(
-            f"{folder}: exists and is not a demo set; remove it or name another folder"
-        )
+        raise EcgnbError(f"{folder}: exists and is not a demo set; remove it or name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         fresh = Path(temporary) / folder.name
@@ -268,9 +266,7 @@ def _ectopic_beats(beats: int, rng: np.random.Generator) -> np.ndarray:
     return early[early < beats - 1]
 
 
-def _fibrillation_rr(
-    beats: int, mean: float, variation: float, rng: np.random.Generator
-) -> np.ndarray:
+def _fibrillation_rr(beats: int, mean: float, variation: float, rng: np.random.Generator) -> np.ndarray:
     """Irregularly irregular: independent gamma intervals above a refractory floor, (beats,) s.
 
     The floor of 0.3 s gives the skewness that was measured, 0.7 in the median.

@@ -47,9 +47,7 @@ class Archive:
         try:
             return zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise EcgnbError(
-                f"{self.path}: not a readable zip file ({error}); delete it and run again"
-            ) from error
+            raise EcgnbError(f"{self.path}: not a readable zip file ({error}); delete it and run again") from error
 
     @cached_property
     def _members(self) -> dict[str, Path | str]:
@@ -69,9 +67,7 @@ class Archive:
             where = self._members[name]
             return where.read_bytes() if isinstance(where, Path) else self._zip.read(where)
         except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise EcgnbError(
-                f"{self.path}: {name} cannot be read ({error}); delete the file and run again"
-            ) from error
+            raise EcgnbError(f"{self.path}: {name} cannot be read ({error}); delete the file and run again") from error
 
     def records(self) -> list[str]:
         """Record names in the order of the archive's RECORDS file (or sorted .mat names)."""

@@ -109,9 +109,7 @@ def _check_header(text: str, where: str) -> None:
     if len(fields) < 3 or len(signal) < 3:
         raise BadRecording(f"{where}: its .hea header cannot be read")
     if float(fields[2].split("/")[0]) != FS:
-        raise BadRecording(
-            f"{where} is sampled at {fields[2]} Hz, expected {FS}; resample it first"
-        )
+        raise BadRecording(f"{where} is sampled at {fields[2]} Hz, expected {FS}; resample it first")
     if signal[2].split("/")[0].split("(")[0] != str(UNITS_PER_MV):
         raise BadRecording(f"{where} has gain {signal[2]}, expected {UNITS_PER_MV}/mV; rescale it")
 
@@ -135,9 +133,7 @@ def read_recordings(archive: Archive, bad: str = "error") -> Recordings:
             return recordings
         save_arrays(place, {name: getattr(recordings, name) for name in names})
     stored = load_arrays(place, names)
-    return Recordings(
-        stored["names"], stored["samples"], stored["starts"], stored["digests"], cache=place
-    )
+    return Recordings(stored["names"], stored["samples"], stored["starts"], stored["digests"], cache=place)
 
 
 def _read_all(archive: Archive, bad: str) -> Recordings:
@@ -172,8 +168,6 @@ def read_labels(text: str, where: str) -> dict[str, str]:
     labels = {}
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         if len(row) != 2 or row[1] not in CLASSES:
-            raise EcgnbError(
-                f"{where}, line {number}: {','.join(row)!r} is not `record,label` (A N O ~)"
-            )
+            raise EcgnbError(f"{where}, line {number}: {','.join(row)!r} is not `record,label` (A N O ~)")
         labels[row[0]] = row[1]
     return labels

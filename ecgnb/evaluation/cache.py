@@ -15,12 +15,7 @@ from ecgnb.files import write_atomically
 
 PACKAGE = Path(__file__).parents[1]
 # What decides the examples that an attack finds …
-SEARCHES = (
-    "attacks/*.py",
-    "models/keras_classifier.py",
-    "evaluation/minimal.py",
-    "evaluation/certification.py",
-)
+SEARCHES = ("attacks/*.py", "models/keras_classifier.py", "evaluation/minimal.py", "evaluation/certification.py")
 # … and what decides the numbers of a report besides.
 NUMBERS = (
     *SEARCHES,
@@ -48,9 +43,7 @@ def code_digest(modules: tuple[str, ...] = SEARCHES) -> str:
     return total.hexdigest()
 
 
-def cached(
-    folder: Path, name: str, key: dict, make: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def cached(folder: Path, name: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """What `make` returns, from `folder` if it was made before for the same key.
 
     key : everything that decides the result, besides this package's code, which is added; it names the file, so

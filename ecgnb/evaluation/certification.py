@@ -79,14 +79,9 @@ def certify(
     progress bar, none if empty; mapper : calls a function for every recording, by default here, one after the other.
     """
     _check(x, mask, sigma, n0, n, alpha)
-    count = partial(
-        _counted, sigma=sigma, stages=((SELECT, n0), (BOUND, n)), size=batch_size, seed=seed
-    )
+    count = partial(_counted, sigma=sigma, stages=((SELECT, n0), (BOUND, n)), size=batch_size, seed=seed)
     items = [(i, x[i], mask[i]) for i in range(len(x))]
-    if mapper is None:
-        rows = [count(item, classifier) for item in bar(progress, items)]
-    else:
-        rows = mapper(count, items)
+    rows = mapper(count, items) if mapper else [count(item, classifier) for item in bar(progress, items)]
     top = np.array([int(row["top"]) for row in rows], np.int64)
     counts = np.array([row["counts"] for row in rows], np.int64)
     radii = certified_radius(counts[np.arange(len(counts)), top], n, sigma, alpha)
@@ -123,30 +118,16 @@ def l2_equivalent(epsilon: float | np.ndarray, lengths: np.ndarray) -> np.ndarra
 
 
 def _counted(
-    item: Item,
-    classifier: Classifier,
-    *,
-    sigma: float,
-    stages: tuple[tuple[int, int], ...],
-    size: int,
-    seed: int,
+    item: Item, classifier: Classifier, *, sigma: float, stages: tuple[tuple[int, int], ...], size: int, seed: int
 ) -> Counts:
     """Of one recording: the class most frequent in the first stage, the counts of the second."""
     i, x, mask = item
-    selected, bounded = (
-        _tally(classifier, x, mask, sigma, draws, size, [seed, i, stage]) for stage, draws in stages
-    )
+    selected, bounded = (_tally(classifier, x, mask, sigma, draws, size, [seed, i, stage]) for stage, draws in stages)
     return {"top": np.array(selected.argmax()), "counts": bounded}
 
 
 def _tally(
-    classifier: Classifier,
-    x: np.ndarray,
-    mask: np.ndarray,
-    sigma: float,
-    draws: int,
-    batch_size: int,
-    key: list[int],
+    classifier: Classifier, x: np.ndarray, mask: np.ndarray, sigma: float, draws: int, batch_size: int, key: list[int]
 ) -> np.ndarray:
     """(classes,) int64: how many of `draws` noisy copies of one recording are predicted as each class."""
     n_classes = len(classifier.classes)
@@ -162,8 +143,7 @@ def _tally(
 def _check(x: np.ndarray, mask: np.ndarray, sigma: float, n0: int, n: int, alpha: float) -> None:
     if x.dtype != np.float32 or mask.dtype != bool or mask.shape != x.shape:
         raise EcgnbError(
-            f"certify needs float32 x and a bool mask of its shape, got {x.dtype} {x.shape}, "
-            f"{mask.dtype} {mask.shape}"
+            f"certify needs float32 x and a bool mask of its shape, got {x.dtype} {x.shape}, {mask.dtype} {mask.shape}"
         )
     if not np.isfinite(x).all():
         raise EcgnbError("certify needs finite input; x holds NaN or infinity")

@@ -15,14 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgnb.attacks import (
-    AttackProblem,
-    AttackResult,
-    Goal,
-    add_noise,
-    cross_entropy,
-    from_examples,
-)
+from ecgnb.attacks import AttackProblem, AttackResult, Goal, add_noise, cross_entropy, from_examples
 from ecgnb.attacks.noise import random_sign
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
 from ecgnb.evaluation.schema import Check
@@ -46,10 +39,7 @@ def check(title: str, advice: str) -> Callable[[Callable], Callable[..., Check]]
     return decorate
 
 
-@check(
-    "success grows with ε",
-    "let the step grow with ε, and take more of them: the attack does not use its room",
-)
+@check("success grows with ε", "let the step grow with ε, and take more of them: the attack does not use its room")
 def success_grows_with_epsilon(success: Mapping[float, np.ndarray]):
     """A larger ball holds the smaller one. success : ε -> (n,) bool, of the same attack."""
     epsilons = sorted(success)
@@ -69,10 +59,7 @@ def large_epsilon_always_succeeds(success: np.ndarray, epsilon: float):
     return _by_count(int((~success).sum())), evidence
 
 
-@check(
-    "twice the work changes little",
-    "report the larger budget, and double again until nothing changes",
-)
+@check("twice the work changes little", "report the larger budget, and double again until nothing changes")
 def more_work_changes_little(success: np.ndarray, doubled: np.ndarray):
     """Twice the steps and starts should find next to nothing new (Carlini et al.).
 
@@ -109,10 +96,7 @@ def full_ball_beats_subset(full: np.ndarray, subset: np.ndarray):
     return _by_count(missed, 2), evidence + f"{missed} of these only, of {len(full)}"
 
 
-@check(
-    "white-box ≥ transfer ≥ noise",
-    "the model's own gradient is worse than another's: it is masked",
-)
+@check("white-box ≥ transfer ≥ noise", "the model's own gradient is worse than another's: it is masked")
 def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.ndarray):
     """Who knows the model must do at least as well as who does not; both better than noise (I5)."""
     missed = int((transfer & ~white).sum())
@@ -161,8 +145,7 @@ def outputs_repeat(classifier: Classifier, problem: AttackProblem):
 
 
 @check(
-    "gradients are independent of the batch",
-    "take gradients in inference mode: dropout and batch statistics frozen",
+    "gradients are independent of the batch", "take gradients in inference mode: dropout and batch statistics frozen"
 )
 def gradients_ignore_the_batch(classifier: Classifier, problem: AttackProblem):
     """A gradient that depends on the other recordings is batch normalisation in training mode."""
@@ -187,10 +170,7 @@ def logits_are_attacked(classifier: Classifier, problem: AttackProblem):
     return FAIL if z.min() >= 0 and np.allclose(sums, 1, atol=1e-3) else PASS, evidence
 
 
-@check(
-    "untargeted ≥ targeted",
-    "the untargeted loss saturates: use the logit ratio, or all targets in turn",
-)
+@check("untargeted ≥ targeted", "the untargeted loss saturates: use the logit ratio, or all targets in turn")
 def untargeted_beats_targeted(targeted: np.ndarray, untargeted: np.ndarray):
     """Whatever reaches a target has left the true class, so the untargeted attack must reach as much."""
     missed, counts = int((targeted & ~untargeted).sum()), (targeted.sum(), untargeted.sum())
@@ -198,10 +178,7 @@ def untargeted_beats_targeted(targeted: np.ndarray, untargeted: np.ndarray):
     return _by_count(missed, 2), f"{evidence}, of {len(targeted)}"
 
 
-@check(
-    "no success is passed over",
-    "count a recording as a success if any iterate reaches the goal",
-)
+@check("no success is passed over", "count a recording as a success if any iterate reaches the goal")
 def no_success_is_passed_over(last: np.ndarray, ever: np.ndarray):
     """An attack that passes a success and returns something else understates itself (I1)."""
     silent = int((ever & ~last).sum())
@@ -209,10 +186,7 @@ def no_success_is_passed_over(last: np.ndarray, ever: np.ndarray):
     return WARN if silent else PASS, evidence
 
 
-@check(
-    "the attack loss rises along the path",
-    "reduce the step, or follow the gradient with momentum (Auto-PGD)",
-)
+@check("the attack loss rises along the path", "reduce the step, or follow the gradient with momentum (Auto-PGD)")
 def loss_rises(result: AttackResult):
     """The attack loss must end above where it began, for nearly all recordings (Pintor et al., I3)."""
     first, last = result.loss[0], result.loss[-1]
@@ -259,18 +233,14 @@ def run_checks(
     large = problem.resized(np.full(len(problem), LARGE))
     posed = {
         "any_iterate": (until_success, problem),
-        **{
-            name: (STUDY_ATTACK, problem.resized(factor * radius)) for factor, name in sizes.items()
-        },
+        **{name: (STUDY_ATTACK, problem.resized(factor * radius)) for factor, name in sizes.items()},
         "large": (until_success.with_settings(steps=2 * steps), large),
         "untargeted": (until_success, replace(problem, goal=Goal(None))),
     }
     parts: dict[str, Any] = how.workers.run_all(
         {
             "attacks": lambda: run_each(posed, model, how),
-            "surrogate": lambda: run_attacks(
-                {f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how
-            ),
+            "surrogate": lambda: run_attacks({f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how),
             "of_model": lambda: how.workers.map(_applied, OF_MODEL, shared=(classifier, problem)),
         }
     )
@@ -280,17 +250,13 @@ def run_checks(
     for name in FULL_BALL:
         white = white | attacks[name].success
     subset = np.any([attacks[name].success for name in SUBSET], axis=0)
-    twice = random_start.with_settings(
-        **{name: 2 * random_start.settings[name] for name in ("steps", "restarts")}
-    )
+    twice = random_start.with_settings(**{name: 2 * random_start.settings[name] for name in ("steps", "restarts")})
     doubled, left = white.copy(), np.flatnonzero(~white)
     doubled[left], _ = cascade({"pgd doubled": twice}, model, problem.rows(left), how)
     success = {factor: made[name].success for factor, name in sizes.items()} | {1: study.success}
     by_epsilon = {factor * float(np.median(radius)): found for factor, found in success.items()}
     noise = add_noise(problem, random_sign, seed=how.seed)
-    transferred, noisy = how.workers.map(
-        _examples_of, [crafted.x, noise], shared=(classifier, problem)
-    )
+    transferred, noisy = how.workers.map(_examples_of, [crafted.x, noise], shared=(classifier, problem))
     return [
         *parts["of_model"],
         loss_rises(study),

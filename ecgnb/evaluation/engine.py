@@ -14,14 +14,7 @@ from typing import Any
 import numpy as np
 
 from ecgnb import metrics
-from ecgnb.attacks import (
-    NOISE_BASELINES,
-    AttackProblem,
-    AttackResult,
-    Threat,
-    add_noise,
-    from_examples,
-)
+from ecgnb.attacks import NOISE_BASELINES, AttackProblem, AttackResult, Threat, add_noise, from_examples
 from ecgnb.attacks.noise import NOISE_TITLES
 from ecgnb.attacks.preprocessing import PreprocessedClassifier, filtered, standardised
 from ecgnb.constants import BAND
@@ -29,20 +22,9 @@ from ecgnb.data.dataset import Dataset
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import signals
 from ecgnb.evaluation.cache import NUMBERS, code_digest
-from ecgnb.evaluation.certification import (
-    certified_recall,
-    certify,
-    l2_equivalent,
-    linf_equivalent,
-)
+from ecgnb.evaluation.certification import certified_recall, certify, l2_equivalent, linf_equivalent
 from ecgnb.evaluation.checks import run_checks
-from ecgnb.evaluation.minimal import (
-    MinimalPerturbation,
-    curve,
-    robustness_curve,
-    run_minimal,
-    summarise,
-)
+from ecgnb.evaluation.minimal import MinimalPerturbation, curve, robustness_curve, run_minimal, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
 from ecgnb.evaluation.schema import About, Condition, Report
 from ecgnb.evaluation.suites import STUDY_ATTACK, Suite
@@ -99,12 +81,7 @@ class _Evaluation:
     """One call of `evaluate`: the parts of a suite, each a method, and the report that they make."""
 
     def __init__(
-        self,
-        model: EvaluatedModel,
-        dataset: Dataset,
-        suite: Suite,
-        surrogate: EvaluatedModel | None,
-        how: Execution,
+        self, model: EvaluatedModel, dataset: Dataset, suite: Suite, surrogate: EvaluatedModel | None, how: Execution
     ):
         self.model, self.dataset, self.suite, self.how = model, dataset, suite, how
         if surrogate is None and (suite.transferred or suite.checks):
@@ -220,9 +197,7 @@ class _Evaluation:
             curves[name] = curve(epsilons.tolist(), rates)
         return curves
 
-    def _under_noise(
-        self, items: Sequence[tuple[str, np.ndarray | None]], problem: AttackProblem
-    ) -> list[np.ndarray]:
+    def _under_noise(self, items: Sequence[tuple[str, np.ndarray | None]], problem: AttackProblem) -> list[np.ndarray]:
         parts = [
             (name, problem.rows(rows), None if rms is None else rms[rows])
             for name, rms in items
@@ -249,9 +224,7 @@ class _Evaluation:
         epsilons = (0.0, *self.suite.grid)
         return {
             name: curve(epsilons, [clean, *(self._recall(r.logits) for r in attacked.values())]),
-            "random_sign_recall": curve(
-                epsilons, [clean, *(metrics.rate(p == self.subset.y) for p in noisy)]
-            ),
+            "random_sign_recall": curve(epsilons, [clean, *(metrics.rate(p == self.subset.y) for p in noisy)]),
         }
 
     def _recall(self, logits: np.ndarray) -> metrics.Estimate:
@@ -271,9 +244,7 @@ class _Evaluation:
         success = metrics.rate(made.success[self.is_correct])
         return {"p5": p5, "median": median, "p95": p95, "success": success}
 
-    def _preprocessing(
-        self, attacks: Mapping[str, AttackResult]
-    ) -> dict[str, dict[str, metrics.Estimate]]:
+    def _preprocessing(self, attacks: Mapping[str, AttackResult]) -> dict[str, dict[str, metrics.Estimate]]:
         """Recall behind an input transformation: clean, under attacks unaware of it, and under one that is aware."""
         outcome = {}
         for name, transformation in TRANSFORMATIONS.items():
@@ -299,18 +270,10 @@ class _Evaluation:
             name = f"{self.model.name}-certificate"
             stored = [(name, key | {"index": i, "x": array_digest(x, m)}) for i, x, m in items]
             shared = (self.model.classifier,)
-            return map_cached(
-                self.how.workers, function, items, stored, self.how.cache, shared=shared, text=text
-            )
+            return map_cached(self.how.workers, function, items, stored, self.how.cache, shared=shared, text=text)
 
         certificates = certify(
-            self.model.classifier,
-            subset.x,
-            subset.mask,
-            sigma=SIGMA,
-            n=draws,
-            seed=seed,
-            mapper=mapper,
+            self.model.classifier, subset.x, subset.mask, sigma=SIGMA, n=draws, seed=seed, mapper=mapper
         )
         is_certified = certificates.predicted == subset.y
         radius = certificates.radius[is_certified]
@@ -324,14 +287,10 @@ class _Evaluation:
             "curve": certified_recall(certificates, subset.y, label, radii),
             "largest_radius_l2": float(radius.max(initial=0)),
             "largest_radius_linf": float(linf.max(initial=0)),
-            "l2_radius_of_study_epsilon": float(
-                l2_equivalent(self.suite.threat.epsilon, np.median(subset.lengths))
-            ),
+            "l2_radius_of_study_epsilon": float(l2_equivalent(self.suite.threat.epsilon, np.median(subset.lengths))),
         }
 
-    def _signals(
-        self, attacks: Mapping[str, AttackResult], noise: Mapping[str, np.ndarray]
-    ) -> dict[str, dict]:
+    def _signals(self, attacks: Mapping[str, AttackResult], noise: Mapping[str, np.ndarray]) -> dict[str, dict]:
         """What each attack and each noise baseline did to the signal."""
         problem, seed = self.problem, self.how.seed
         examples = {name: result.x for name, result in attacks.items()}
@@ -342,20 +301,13 @@ class _Evaluation:
 
     # ---- the report ----
 
-    def _assemble(
-        self,
-        parts: dict[str, Any],
-        attacks: dict[str, AttackResult],
-        worst: WorstCase,
-    ) -> Report:
+    def _assemble(self, parts: dict[str, Any], attacks: dict[str, AttackResult], worst: WorstCase) -> Report:
         suite = self.suite
         conditions = {"clean": self._condition("clean", "clean", None, self.clean)}
         for name, result in attacks.items():
             predicted = result.logits.argmax(axis=1)
             queries = float(np.median(result.queries)) if len(result.queries) else None
-            conditions[name] = self._attacked(
-                suite.attacks[name].title, "attack", predicted, queries
-            )
+            conditions[name] = self._attacked(suite.attacks[name].title, "attack", predicted, queries)
         if len(attacks) > 1:
             title = f"worst of {len(attacks)} attacks"
             conditions["worst_case"] = self._attacked(title, "worst_case", worst.predicted)
@@ -375,11 +327,7 @@ class _Evaluation:
             conditions[f"{name}_rms"] = self._attacked(title, "noise", predicted)
         report = Report(
             about=describe(
-                self.dataset,
-                seed=self.how.seed,
-                model=self.model.name,
-                weights=self.model.digest,
-                suite=suite.name,
+                self.dataset, seed=self.how.seed, model=self.model.name, weights=self.model.digest, suite=suite.name
             ),
             threat=asdict(suite.threat),
             classes=tuple(self.dataset.classes),
@@ -396,9 +344,7 @@ class _Evaluation:
         )
         return self._with_minimal(report, parts["minimal"], worst) if "minimal" in parts else report
 
-    def _with_minimal(
-        self, report: Report, minimal: MinimalPerturbation, worst: WorstCase
-    ) -> Report:
+    def _with_minimal(self, report: Report, minimal: MinimalPerturbation, worst: WorstCase) -> Report:
         uv, seed, correct = 1000 * self.subset.sd_mv, self.how.seed, self.is_correct
         radius, radius_uv = minimal.radius, minimal.radius * uv
         return replace(
@@ -420,20 +366,13 @@ class _Evaluation:
             ],
         )
 
-    def _attacked(
-        self, title: str, kind: str, predicted: np.ndarray, queries: float | None = None
-    ) -> Condition:
+    def _attacked(self, title: str, kind: str, predicted: np.ndarray, queries: float | None = None) -> Condition:
         """A condition under the study's threat; predicted : of the attacked class alone."""
         everyone = self._spread(self.rows, predicted)
         return self._condition(title, kind, self.suite.threat, everyone, queries)
 
     def _condition(
-        self,
-        title: str,
-        kind: str,
-        threat: Threat | None,
-        predicted: np.ndarray,
-        queries: float | None = None,
+        self, title: str, kind: str, threat: Threat | None, predicted: np.ndarray, queries: float | None = None
     ) -> Condition:
         """predicted : (n,) of all recordings."""
         dataset, robust, success_rate = self.dataset, None, None
@@ -487,9 +426,7 @@ def worst_case(attacks: Mapping[str, AttackResult], problem: AttackProblem) -> W
     return WorstCase(x, predicted, np.array(list(attacks))[best])
 
 
-def describe(
-    dataset: Dataset, *, seed: int, model: str, weights: str = "", suite: str = ""
-) -> About:
+def describe(dataset: Dataset, *, seed: int, model: str, weights: str = "", suite: str = "") -> About:
     """Where numbers made from a data set come from."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -554,9 +491,7 @@ def _examples_of(x: np.ndarray, model: EvaluatedModel, problem: AttackProblem) -
     return from_examples(model.classifier, problem, x)
 
 
-def _under_noise(
-    item: tuple[str, AttackProblem, np.ndarray | None], model: EvaluatedModel, seed: int
-) -> np.ndarray:
+def _under_noise(item: tuple[str, AttackProblem, np.ndarray | None], model: EvaluatedModel, seed: int) -> np.ndarray:
     """(n,) predicted classes of recordings under a noise baseline, filling the ball or of a given RMS."""
     name, problem, rms = item
     x = add_noise(problem, NOISE_BASELINES[name], rms=rms, seed=seed)

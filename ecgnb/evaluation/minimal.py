@@ -72,23 +72,14 @@ def minimal_perturbation(
 
 
 def run_minimal(
-    model: EvaluatedModel,
-    problem: AttackProblem,
-    known: np.ndarray,
-    how: Execution,
-    steps: int,
-    band: Band = None,
+    model: EvaluatedModel, problem: AttackProblem, known: np.ndarray, how: Execution, steps: int, band: Band = None
 ) -> MinimalPerturbation:
     """`minimal_perturbation` for every recording, in chunks."""
     parts = chunks(problem)
     items = list(zip(parts, np.array_split(known, len(parts)), strict=True))
     settings = {"minimal": steps, "band": band}
     stored = [
-        (
-            f"{model.name}-minimal",
-            problem_key(model, part) | settings | {"known": array_digest(x)},
-        )
-        for part, x in items
+        (f"{model.name}-minimal", problem_key(model, part) | settings | {"known": array_digest(x)}) for part, x in items
     ]
     text = f"{model.name}, minimal ε" if how.progress else ""
     search = partial(_minimal, steps=steps, band=band)
@@ -107,9 +98,7 @@ def curve(epsilons: Sequence[float], rates: Sequence[Estimate]) -> dict[str, lis
     }
 
 
-def robustness_curve(
-    radius: np.ndarray, is_correct: np.ndarray, largest: float
-) -> dict[str, list[float]]:
+def robustness_curve(radius: np.ndarray, is_correct: np.ndarray, largest: float) -> dict[str, list[float]]:
     """Robust recall as a function of ε, at every ε where it changes: no grid. In the form of `curve`.
 
     radius : (n,) minimal radius of each recording, in any unit, up to `largest` in the same; is_correct : (n,) bool,
@@ -120,9 +109,7 @@ def robustness_curve(
     return curve(epsilons, [metrics.rate(radius > epsilon) for epsilon in epsilons])
 
 
-def summarise(
-    radius: np.ndarray, is_correct: np.ndarray, largest: float, seed: int = 0
-) -> dict[str, Estimate]:
+def summarise(radius: np.ndarray, is_correct: np.ndarray, largest: float, seed: int = 0) -> dict[str, Estimate]:
     """Two numbers of a robustness curve, with 95 % bootstrap intervals over recordings.
 
     "median": minimal ε, over recordings classified correctly when clean, None above `largest`; "area": mean robust
@@ -138,10 +125,7 @@ def summarise(
     value, *ends = (float(v) if v <= largest else None for v in values)
     return {
         "median": {"value": value, "ci95": ends},
-        "area": {
-            "value": float(held.mean()),
-            "ci95": metrics.interval(held[draws].mean(axis=1)),
-        },
+        "area": {"value": float(held.mean()), "ci95": metrics.interval(held[draws].mean(axis=1))},
     }
 
 
@@ -154,17 +138,10 @@ def _minimal(
 
 
 def _try(
-    classifier: Classifier,
-    problem: AttackProblem,
-    start: np.ndarray,
-    steps: int,
-    band: Band,
-    progress: str = "",
+    classifier: Classifier, problem: AttackProblem, start: np.ndarray, steps: int, band: Band, progress: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """PGD from `start` until success and, where it fails, PGD within `band`: (x, success)."""
-    result = pgd(
-        classifier, problem, start=start, steps=steps, until_success=True, progress=progress
-    )
+    result = pgd(classifier, problem, start=start, steps=steps, until_success=True, progress=progress)
     left = np.flatnonzero(~result.success)
     if band and len(left):
         limited = problem.rows(left).within(band)

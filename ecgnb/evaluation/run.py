@@ -63,9 +63,7 @@ def run_each(
             owners.append(name)
     text = f"{model.name}, {_several(posed)}" if how.progress else ""
     attack_chunk = partial(_attacked, seed=how.seed)
-    finished = map_cached(
-        how.workers, attack_chunk, items, stored, how.cache, shared=(model,), text=text
-    )
+    finished = map_cached(how.workers, attack_chunk, items, stored, how.cache, shared=(model,), text=text)
     parts: dict[str, list[AttackResult]] = {name: [] for name in posed}
     for name, arrays in zip(owners, finished, strict=True):
         parts[name].append(AttackResult(**arrays))
@@ -73,11 +71,7 @@ def run_each(
 
 
 def cascade(
-    attacks: Mapping[str, Attack],
-    model: EvaluatedModel,
-    problem: AttackProblem,
-    how: Execution,
-    name: str = "",
+    attacks: Mapping[str, Attack], model: EvaluatedModel, problem: AttackProblem, how: Execution, name: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Attacks in turn, each only on the recordings that those before it did not succeed on.
 
@@ -89,12 +83,8 @@ def cascade(
     stored = [(name, problem_key(model, part) | settings) for part in parts]
     try_all = partial(_cascaded, attacks=each, seed=how.seed)
     text = name if how.progress else ""
-    finished = map_cached(
-        how.workers, try_all, parts, stored, how.cache, shared=(model,), text=text
-    )
-    success, predicted = (
-        np.concatenate([chunk[key] for chunk in finished]) for key in ("success", "predicted")
-    )
+    finished = map_cached(how.workers, try_all, parts, stored, how.cache, shared=(model,), text=text)
+    success, predicted = (np.concatenate([chunk[key] for chunk in finished]) for key in ("success", "predicted"))
     return success, predicted
 
 
@@ -116,9 +106,7 @@ def problem_key(model: EvaluatedModel, problem: AttackProblem) -> dict:
     }
 
 
-def _attacked(
-    item: tuple[Attack, AttackProblem], model: EvaluatedModel, *, seed: int
-) -> dict[str, np.ndarray]:
+def _attacked(item: tuple[Attack, AttackProblem], model: EvaluatedModel, *, seed: int) -> dict[str, np.ndarray]:
     attack, problem = item
     return vars(attack(model.classifier, problem, seed=seed))
 

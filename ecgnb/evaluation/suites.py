@@ -40,9 +40,7 @@ class Attack:
     settings: Mapping[str, Any]
     joint: bool = False
 
-    def __call__(
-        self, classifier: Classifier, problem: AttackProblem, *, seed: int = 0
-    ) -> AttackResult:
+    def __call__(self, classifier: Classifier, problem: AttackProblem, *, seed: int = 0) -> AttackResult:
         return self.function(classifier, problem, **self.settings, seed=seed)
 
     def with_settings(self, **changes: object) -> Attack:
@@ -113,9 +111,7 @@ EQUAL_UV = Threat(epsilon=34, unit="µV")  # ε 0.2 at the median SD of AF, 169 
 NOISE = ("random_sign", "gaussian", "baseline_wander", "mains", "emg")
 
 
-def results_suite(
-    threat: Threat = STUDY_THREAT, attack: Attack = STUDY_ATTACK, *, transferred: bool = False
-) -> Suite:
+def results_suite(threat: Threat = STUDY_THREAT, attack: Attack = STUDY_ATTACK, *, transferred: bool = False) -> Suite:
     """The suite of the results table: the study's attack in several ways, and random noise.
 
     transferred : also crafted on the surrogate, the model that training started from.
@@ -129,16 +125,12 @@ def results_suite(
         transferred={"transferred": attack} if transferred else {},
         cases={
             "pgd20_uv": ThreatCase("PGD-20, 34 µV for all", EQUAL_UV, {"pgd20": STUDY_ATTACK}),
-            "pgd20_all_classes": ThreatCase(
-                "PGD-20, every class, untargeted", everyone, {"pgd20": until_success}
-            ),
+            "pgd20_all_classes": ThreatCase("PGD-20, every class, untargeted", everyone, {"pgd20": until_success}),
         },
     )
 
 
-def notebook_suite(
-    threat: Threat, attack: Attack, *, transferred: bool = False, grid: tuple[float, ...] = ()
-) -> Suite:
+def notebook_suite(threat: Threat, attack: Attack, *, transferred: bool = False, grid: tuple[float, ...] = ()) -> Suite:
     """The suite of notebooks 1 to 3: one attack under one threat, random noise, and a curve over ε."""
     crafted_elsewhere = {"transferred": attack} if transferred else {}
     return Suite("notebook", {"pgd20": attack}, threat, crafted_elsewhere, grid=grid)
@@ -187,12 +179,7 @@ def strongest(budget: Budget) -> dict[str, Attack]:
     """The attacks that decide a worst case for any goal, without those that only explain it."""
     attacks = attack_suite(budget)
     by_target = Attack("APGD-T", apgd_targets, dict(steps=budget.apgd_steps))
-    return {
-        "pgd": attacks["pgd"],
-        "apgd_ce": attacks["apgd_ce"],
-        "apgd_t": by_target,
-        "sap": attacks["sap"],
-    }
+    return {"pgd": attacks["pgd"], "apgd_ce": attacks["apgd_ce"], "apgd_t": by_target, "sap": attacks["sap"]}
 
 
 def threat_cases(budget: Budget) -> dict[str, ThreatCase]:

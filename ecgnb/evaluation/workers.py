@@ -26,9 +26,7 @@ from ecgnb.progress import bar
 
 T = TypeVar("T")
 Done = Callable[[int, Any], object]  # called with (index of an item, its result)
-RETRIES = (
-    2  # of an item that raises; Dask itself tries an item again whose worker died, three times
-)
+RETRIES = 2  # of an item that raises; Dask itself tries an item again whose worker died, three times
 TIMEOUT = "30s"  # for a scheduler to answer
 _priority: ContextVar[int | None] = ContextVar("priority", default=None)  # of a part of `run_all`
 
@@ -154,9 +152,7 @@ class Cluster:
         from distributed.protocol.pickle import dumps
 
         with self._lock:
-            if (
-                id(one) not in self._sent
-            ):  # `one` is stored too, so that no other object gets its id
+            if id(one) not in self._sent:  # `one` is stored too, so that no other object gets its id
                 future = self.client.submit(_same, dumps(one), pure=False, priority=1)
                 self._sent[id(one)] = one, future
             return self._sent[id(one)][1]
@@ -186,8 +182,7 @@ def map_cached(
         done=lambda j, arrays: cached(folder, *entries[missing[j]], lambda: arrays),
     )
     return [
-        cached(folder, *entry, partial(function, item, *shared))
-        for entry, item in zip(entries, items, strict=True)
+        cached(folder, *entry, partial(function, item, *shared)) for entry, item in zip(entries, items, strict=True)
     ]
 
 
@@ -205,9 +200,7 @@ def workers(where: str) -> Iterator[Workers]:
     try:
         import distributed
     except ImportError as error:
-        raise EcgnbError(
-            f"--cluster needs Dask ({error}); install it: pip install 'ecgnb[cluster]'"
-        ) from error
+        raise EcgnbError(f"--cluster needs Dask ({error}); install it: pip install 'ecgnb[cluster]'") from error
     local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
     if local:
         with local_cluster(int(local[1] or 0)) as cluster, distributed.Client(cluster) as client:
@@ -267,9 +260,7 @@ def _ready(client: Any) -> Cluster:
 def _checked(code: str, function: Callable[..., T], item: object, *packed: bytes) -> T:
     """`function(item, *shared)` on a worker, which must run the code of digest `code`."""
     if code_digest() != code:
-        raise EcgnbError(
-            "a worker runs other code than the client; install the same version on all"
-        )
+        raise EcgnbError("a worker runs other code than the client; install the same version on all")
     return function(item, *map(_unpacked, packed))
 
 

@@ -33,9 +33,7 @@ def load_model(name: str | Path) -> keras.Model:
     path = model_path(name)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in shipped_folder().glob("*.keras"))) or "none here"
-        raise EcgnbError(
-            f"{path}: no such model; give a path or one of the shipped names ({known})"
-        )
+        raise EcgnbError(f"{path}: no such model; give a path or one of the shipped names ({known})")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises ValueError, TypeError, OSError, … for foreign files

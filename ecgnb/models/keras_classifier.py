@@ -72,9 +72,7 @@ class KerasClassifier:
         return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
 
 
-def _compile_tensorflow(
-    model: keras.Model, gradient_model: keras.Model, _: int
-) -> tuple[Callable, Callable]:
+def _compile_tensorflow(model: keras.Model, gradient_model: keras.Model, _: int) -> tuple[Callable, Callable]:
     """Two functions: x -> logits, and (loss, example) -> ((x, y, targets) -> (loss, logits, gradient)).
 
     The second goes by the layers of `gradient_model`, which may be a copy, with the weights of `model`. Both are
@@ -117,9 +115,7 @@ def _compile_tensorflow(
     return lambda x: logits(x).numpy(), compiled
 
 
-def _compile_jax(
-    model: keras.Model, gradient_model: keras.Model, batch_size: int
-) -> tuple[Callable, Callable]:
+def _compile_jax(model: keras.Model, gradient_model: keras.Model, batch_size: int) -> tuple[Callable, Callable]:
     """As `_compile_tensorflow`. JAX compiles for one shape, so a smaller last batch is padded."""
     import jax
 

@@ -19,9 +19,7 @@ def build(dropout: float = 0.5, precision: str = "float32") -> keras.Model:
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
 
     def conv(x, width):
-        return layers.Conv1D(
-            width, 16, padding="same", kernel_initializer="he_normal", dtype=policy
-        )(x)
+        return layers.Conv1D(width, 16, padding="same", kernel_initializer="he_normal", dtype=policy)(x)
 
     def activate(x, drop=dropout):
         x = layers.ReLU(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))

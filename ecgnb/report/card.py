@@ -27,9 +27,7 @@ def card(result: RunResult, start: str, command: str) -> str:
     """
     config, epoch = result.config, result.selected["epoch"]
     own_line = ("defence", "recordings", "seed", "epochs", "select")
-    settings = ", ".join(
-        f"{name} {value}" for name, value in config.items() if name not in own_line
-    )
+    settings = ", ".join(f"{name} {value}" for name, value in config.items() if name not in own_line)
     facts = {
         "defence": f"{config['defence']}: {DEFENCES[config['defence']]}",
         "trained on": config["recordings"],
@@ -39,10 +37,7 @@ def card(result: RunResult, start: str, command: str) -> str:
         "settings": settings,
         "weights, SHA-256": result.weights["sha256"][:16],
     }
-    parts = [
-        f"# {result.name}",
-        markdown(table_of({fact: {"value": value} for fact, value in facts.items()}, "fact")),
-    ]
+    parts = [f"# {result.name}", markdown(table_of({fact: {"value": value} for fact, value in facts.items()}, "fact"))]
     if result.reports:
         parts += ["## Scores, with 95 % intervals", markdown(score_table(result.reports))]
     parts += ["## Use and limits", LIMITS, "## Make it again", f"```bash\n{command}\n```"]

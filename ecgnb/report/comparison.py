@@ -14,13 +14,7 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report
 from ecgnb.metrics import Estimate
 from ecgnb.report.runs import RunResult
-from ecgnb.report.tables import (
-    MISSING,
-    as_difference,
-    as_p,
-    table_of,
-    with_interval,
-)
+from ecgnb.report.tables import MISSING, as_difference, as_p, table_of, with_interval
 from ecgnb.training.configuration import overrides
 
 PRESENTED = (  # the runs of the results table, in its order
@@ -92,10 +86,7 @@ CLAIMS = [
         ("original-baseline", "original-adaptive", "AF F1"),
     )
 ]
-CLAIMS += [
-    Claim((run, "transferred"), (run, "pgd20"), "AF recall")
-    for run in ("static", "original-static")
-]
+CLAIMS += [Claim((run, "transferred"), (run, "pgd20"), "AF recall") for run in ("static", "original-static")]
 
 
 def measure(report: Report, condition: str, name: str) -> Estimate | None:
@@ -122,9 +113,7 @@ def by_run(
     }
 
 
-def results_table(
-    results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES
-) -> pd.DataFrame:
+def results_table(results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES) -> pd.DataFrame:
     """Every run that was evaluated on a split, in rows."""
     return table_of(by_run(results, split, measures), "run", cell=with_interval)
 
@@ -155,15 +144,12 @@ def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
         for split, r in reports.items()
     }
     rows = {
-        title: {heads[split]: measure(r, *which) for split, r in reports.items()}
-        for title, which in chosen.items()
+        title: {heads[split]: measure(r, *which) for split, r in reports.items()} for title, which in chosen.items()
     }
     return table_of(rows, "score", cell=with_interval)
 
 
-def claims_table(
-    results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS
-) -> pd.DataFrame:
+def claims_table(results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
     """Claims as paired differences on the same recordings, with bootstrap intervals; p adjusted by Holm.
 
     Claims on runs that were not evaluated on this split are left out. So are, on the test fold, those on runs of

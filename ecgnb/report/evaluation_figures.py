@@ -17,9 +17,7 @@ Curve = Mapping[str, Sequence[float]]
 
 
 @style.styled
-def robustness_panels(
-    models: Mapping[str, Mapping[str, Curve]], subtitle: str, marked_epsilon: float
-) -> Figure:
+def robustness_panels(models: Mapping[str, Mapping[str, Curve]], subtitle: str, marked_epsilon: float) -> Figure:
     """Robust recall of AF against ε, a panel for each model: under attack, and under noise of the same size.
 
     models : name -> {"attack" or a noise baseline's name: robustness curve}, of `Report.curves`
@@ -45,10 +43,7 @@ def robustness_panels(
         style.tidy(ax, "")
     axes[0].set_ylabel("robust recall of AF")
     keys = [Line2D([], [], color="0.1", lw=2, label="minimal ε found by attack (upper bound)")]
-    keys += [
-        Line2D([], [], label=f"{NOISE_TITLES[name]} (noise baseline)", **look)
-        for name, look in looks.items()
-    ]
+    keys += [Line2D([], [], label=f"{NOISE_TITLES[name]} (noise baseline)", **look) for name, look in looks.items()]
     style.legend_below(fig, keys)
     return fig
 
@@ -84,9 +79,7 @@ def forest(
 
 
 @style.styled
-def seeds_figure(
-    configurations: Mapping[str, Mapping[str, Mapping[int, float]]], subtitle: str
-) -> Figure:
+def seeds_figure(configurations: Mapping[str, Mapping[str, Mapping[int, float]]], subtitle: str) -> Figure:
     """Every seed's value as a dot, their mean as a bar: a row for each measure, a colour for each configuration.
 
     configurations : name -> {measure: {seed: value}}
@@ -138,8 +131,7 @@ def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str
     shares = style.floats([[rate["value"] for rate in row] for row in table])
     counts = [[f"{rate['count']} of {rate['n']}" for rate in row] for row in table]
     cells = [
-        [f"{share:.2f}\n{count}" for share, count in zip(*row, strict=True)]
-        for row in zip(shares, counts, strict=True)
+        [f"{share:.2f}\n{count}" for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)
     ]
     title = "Transfer: attack success rate on correctly classified AF"
     size = 2.6 + 1.1 * len(evaluated), 2.1 + 0.75 * len(crafted)

@@ -90,9 +90,7 @@ def _confusion_matrix(ax: Axes, counts: np.ndarray, classes: Sequence[str]) -> A
 
 
 @style.styled
-def learning_curves(
-    histories: Mapping[str, pd.DataFrame], subtitle: str, selected: Mapping[str, int]
-) -> Figure:
+def learning_curves(histories: Mapping[str, pd.DataFrame], subtitle: str, selected: Mapping[str, int]) -> Figure:
     """Training loss and dev scores over epochs, unsmoothed, for one training run or several.
 
     histories : name -> a run's history, as the training loop writes it
@@ -132,10 +130,7 @@ def learning_curves(
 
 @style.styled
 def robustness_curve(
-    curves: Mapping[str, dict[str, list[float]]],
-    subtitle: str,
-    uv_per_z: float,
-    marked_epsilon: float,
+    curves: Mapping[str, dict[str, list[float]]], subtitle: str, uv_per_z: float, marked_epsilon: float
 ) -> Figure:
     """AF recall against ε, with 95 % intervals.
 
@@ -237,12 +232,8 @@ def microvolts_figure(sd_uv: Mapping[str, np.ndarray], epsilon: float, subtitle:
     fig = style.new_figure(8, 4.2, title, subtitle)
     ax = fig.subplots()
     colours = cycle([style.COLOURS["attacked"], *style.SPARE_COLOURS])
-    for (symbol, sd), colour, dash in zip(
-        sd_uv.items(), colours, cycle(style.DASHES), strict=False
-    ):
-        seaborn.ecdfplot(
-            x=epsilon * sd, ax=ax, color=colour, ls=dash, label=style.class_title(symbol)
-        )
+    for (symbol, sd), colour, dash in zip(sd_uv.items(), colours, cycle(style.DASHES), strict=False):
+        seaborn.ecdfplot(x=epsilon * sd, ax=ax, color=colour, ls=dash, label=style.class_title(symbol))
     ax.set_xscale("log")
     ax.set(xlabel="µV", ylim=(0, 1))
     ax.xaxis.set_major_formatter("{x:g}")
@@ -252,11 +243,7 @@ def microvolts_figure(sd_uv: Mapping[str, np.ndarray], epsilon: float, subtitle:
 
 
 def _ecg_paper(
-    rows: dict[str, tuple[float, float]],
-    title: str,
-    subtitle: str,
-    seconds: float,
-    lead_in: float = LEAD_IN,
+    rows: dict[str, tuple[float, float]], title: str, subtitle: str, seconds: float, lead_in: float = LEAD_IN
 ) -> tuple[Figure, list[Axes]]:
     """Strips of ECG paper, one for each row title -> (lowest, highest) mV, in true size at 100 %.
 

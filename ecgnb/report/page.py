@@ -17,19 +17,13 @@ from ecgnb.report import evaluation_figures, style, tables
 MADRY = "Madry et al. 2018, arXiv 1706.06083"
 CROCE = "Croce & Hein 2020, arXiv 2003.01690"
 ABOUT = {
-    "fgsm": (
-        "One step of length ε along the sign of the gradient.",
-        "Goodfellow et al. 2015, arXiv 1412.6572",
-    ),
+    "fgsm": ("One step of length ε along the sign of the gradient.", "Goodfellow et al. 2015, arXiv 1412.6572"),
     "pgd20": (
         "20 steps of ε/10 along the sign of the gradient, each projected back into the ε-ball. The last iterate counts, as in the original study.",
         MADRY,
     ),
     "pgd": ("The same from random points in the ε-ball, until it succeeds.", MADRY),
-    "apgd_ce": (
-        "Gradient steps with momentum, whose length halves where progress stalls; on cross-entropy.",
-        CROCE,
-    ),
+    "apgd_ce": ("Gradient steps with momentum, whose length halves where progress stalls; on cross-entropy.", CROCE),
     "apgd_dlr": ("The same on a ratio of logits, which does not saturate.", CROCE),
     "pgd_band": ("PGD whose perturbation stays within the pass-band of an ECG monitor.", MADRY),
     "sap": (
@@ -52,9 +46,7 @@ VERDICTS = {"fail": "Failed", "warn": "Warnings", "pass": "Passed"}
 
 def page(report: Report) -> str:
     """HTML of a report."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
     template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(
@@ -63,29 +55,20 @@ def page(report: Report) -> str:
         figure=_figure(report) if "attack" in report.curves else "",
         about_attacks={c.title: ABOUT[key] for key, c in report.conditions.items() if key in ABOUT},
         checks={
-            title: [check for check in report.checks if check.verdict == verdict]
-            for verdict, title in VERDICTS.items()
+            title: [check for check in report.checks if check.verdict == verdict] for verdict, title in VERDICTS.items()
         },
     )
 
 
 def _figure(report: Report) -> str:
     """The robustness curve beside the noise baselines, as PNG in base64."""
-    curves = {
-        name: curve
-        for name, curve in report.curves.items()
-        if name == "attack" or name in NOISE_BASELINES
-    }
+    curves = {name: curve for name, curve in report.curves.items() if name == "attack" or name in NOISE_BASELINES}
     figure = evaluation_figures.robustness_panels(
-        {report.about.model: curves},
-        f"{report.about.data}, {report.about.split}",
-        report.threat["epsilon"],
+        {report.about.model: curves}, f"{report.about.data}, {report.about.split}", report.threat["epsilon"]
     )
     return base64.b64encode(style.png(figure)).decode()
 
 
 def _cell(text: str) -> Markup:
     """A cell of a table: its interval and counts small."""
-    return Markup(
-        re.sub(r" (\[[^\]]*\](?: \([^)]*\))?)$", r" <small>\1</small>", str(escape(text)))
-    )
+    return Markup(re.sub(r" (\[[^\]]*\](?: \([^)]*\))?)$", r" <small>\1</small>", str(escape(text))))

@@ -14,6 +14,7 @@ import pandas as pd
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report, as_json, from_json
 from ecgnb.files import array_digest, write_json
+from ecgnb.training.selection import best_and_last
 
 SCHEMA = 1  # raise when a field changes its name or meaning
 
@@ -44,11 +45,7 @@ class RunResult:
 
 
 def run_result(
-    name: str,
-    config: dict[str, Any],
-    history: pd.DataFrame,
-    weights: Sequence[np.ndarray],
-    reports: dict[str, Report],
+    name: str, config: dict[str, Any], history: pd.DataFrame, weights: Sequence[np.ndarray], reports: dict[str, Report]
 ) -> RunResult:
     """The result of a run from its training history (a row for each epoch) and its model's weights."""
     epochs = best_and_last(history)
@@ -57,22 +54,9 @@ def run_result(
         config,
         selected=epochs["last" if config["select"] == "last" else "best"].to_dict(),
         last=epochs["last"].to_dict(),
-        weights={
-            "sha256": array_digest(*weights),
-            "norms": [float(np.linalg.norm(array)) for array in weights],
-        },
+        weights={"sha256": array_digest(*weights), "norms": [float(np.linalg.norm(array)) for array in weights]},
         reports=reports,
     )
-
-
-def best_and_last(history: pd.DataFrame) -> pd.DataFrame:
-    """A training history's columns as rows: at the epoch with the best criterion, and at the last.
-
-    A robust score that is lower in the last is robust overfitting (Rice et al. 2020, arXiv 2002.11569).
-    """
-    is_best = history["criterion"] == history["criterion"].max()
-    # Of equals training selects the later one.
-    return pd.DataFrame({"best": history[is_best].iloc[-1], "last": history.iloc[-1]})
 
 
 def write_run(path: Path, result: RunResult) -> None:

@@ -106,9 +106,7 @@ def floats(values: Sequence[Any]) -> np.ndarray:
     return np.array(values, float)
 
 
-def band(
-    ax: Axes, curve: Mapping[str, Sequence], x: str, drawstyle: str = "default", **look: Any
-) -> None:
+def band(ax: Axes, curve: Mapping[str, Sequence], x: str, drawstyle: str = "default", **look: Any) -> None:
     """The "value" of a curve against its `x`, in the band from "low" to "high"."""
     at, low, high = (floats(curve[key]) for key in (x, "low", "high"))
     step: Any = drawstyle.removeprefix("steps-") if drawstyle != "default" else None
@@ -116,9 +114,7 @@ def band(
     ax.plot(at, floats(curve["value"]), drawstyle=drawstyle, **{"lw": 1.8} | look)
 
 
-def intervals(
-    ax: Axes, rows: Mapping[str, Estimate | None], colour: str, marker: str = "o", shift: float = 0
-) -> None:
+def intervals(ax: Axes, rows: Mapping[str, Estimate | None], colour: str, marker: str = "o", shift: float = 0) -> None:
     """Estimates with 95 % intervals, each in the row of its position; a missing one leaves a gap."""
     for row, found in enumerate(rows.values()):
         value, low, high = floats([found["value"], *found["ci95"]] if found else [None] * 3)
@@ -144,9 +140,7 @@ def heat_map(ax: Axes, shares: np.ndarray, cells: Sequence[Sequence[str]], cmap:
     return image
 
 
-def mark(
-    ax: Axes, x: float, text: str = "", offset: tuple[float, float] = (0, 3), **look: Any
-) -> None:
+def mark(ax: Axes, x: float, text: str = "", offset: tuple[float, float] = (0, 3), **look: Any) -> None:
     """A vertical line at x, with a text at its upper end; offset : of the text, points."""
     ax.axvline(x, color="0.3", lw=1, zorder=1)
     place: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
@@ -173,6 +167,4 @@ def legend_below(fig: Figure, handles: Sequence[Artist] | None = None) -> None:
     if not handles:
         return
     columns = 2 if max(len(str(h.get_label())) for h in handles) > 24 else min(4, len(handles))
-    fig.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.5
-    )
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.5)

@@ -64,9 +64,7 @@ def as_prediction(logits: np.ndarray, classes: tuple[str, ...]) -> str:
     return f"predicted as {classes[probabilities.argmax()]}, {100 * probabilities.max():.0f} %"
 
 
-def table_of(
-    rows: Mapping[Any, Mapping[str, Any]], *names: str, cell: Callable[[Any], str] = str
-) -> pd.DataFrame:
+def table_of(rows: Mapping[Any, Mapping[str, Any]], *names: str, cell: Callable[[Any], str] = str) -> pd.DataFrame:
     """A table from its rows, whose index has these names; cell : how a value is written that is not None."""
     written = {
         key: {column: MISSING if value is None else cell(value) for column, value in row.items()}
@@ -85,9 +83,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def side_by_side(
-    make: Callable[[Report], Mapping[Any, Any]],
-    reports: Mapping[str, Report],
-    column: str | None = None,
+    make: Callable[[Report], Mapping[Any, Any]], reports: Mapping[str, Report], column: str | None = None
 ) -> pd.DataFrame:
     """Models as columns: `headline` or the like for each, or one column of a table."""
     made = {name: make(report) for name, report in reports.items()}
@@ -165,9 +161,7 @@ def answer(report: Report) -> str:
     tried = f"all {len(under_study_threat(report, 'attack'))} attacks" if worst else "PGD-20"
     aim = f" that aim at {class_name(target)}" if target and worst else ""
     ends = {
-        f"{class_name(attacked)} recordings are classified correctly.".strip(): recall(
-            report, "clean"
-        ),
+        f"{class_name(attacked)} recordings are classified correctly.".strip(): recall(report, "clean"),
         f"withstand {tried}{aim}.": robust_recall(report, "worst_case" if worst else "pgd20"),
         "withstand attackers who accept any wrong class.": robust_recall(report, "untargeted"),
     }
@@ -236,9 +230,7 @@ def noise_table(report: Report) -> pd.DataFrame:
         key: {
             recall_name(report): recall(report, key),
             "attack success rate": c.attack_success_rate,
-            f"{target} predicted as {attacked}": (
-                false_positive_rate(report, key) if key in everywhere else None
-            ),
+            f"{target} predicted as {attacked}": (false_positive_rate(report, key) if key in everywhere else None),
         }
         for key, c in report.of_kind("clean", "noise").items()
     }
@@ -263,14 +255,8 @@ def threat_table(report: Report) -> pd.DataFrame:
 def class_table(report: Report) -> pd.DataFrame:
     """Recall of every class: clean, and where recordings of every class are attacked."""
     attacks = report.of_kind(*ATTACKED).values()
-    chosen = [
-        report.conditions["clean"],
-        *(c for c in attacks if c.threat and not c.threat["attack_class"]),
-    ]
-    rows = {
-        class_name(symbol): {c.title: c.scores["recall"][symbol] for c in chosen}
-        for symbol in report.classes
-    }
+    chosen = [report.conditions["clean"], *(c for c in attacks if c.threat and not c.threat["attack_class"])]
+    rows = {class_name(symbol): {c.title: c.scores["recall"][symbol] for c in chosen} for symbol in report.classes}
     return table_of(rows, "recall of", cell=with_counts)
 
 
@@ -307,9 +293,7 @@ def certification(report: Report) -> dict[str, str]:
     found = report.certification
     sigma, needed = found["sigma"], found["l2_radius_of_study_epsilon"]
     return {
-        f"recall of the smoothed model, noise of SD {sigma:g} z": with_counts(
-            found["smoothed_recall"]
-        ),
+        f"recall of the smoothed model, noise of SD {sigma:g} z": with_counts(found["smoothed_recall"]),
         "largest certified radius, L2, z-units": f"{found['largest_radius_l2']:.2f}",
         "the same as ε in L∞, z-units": f"{found['largest_radius_linf']:.4f}",
         f"L2 radius that ε {report.threat['epsilon']:g} needs, z-units": f"{needed:.1f}",
@@ -325,9 +309,7 @@ def signal_table(report: Report) -> pd.DataFrame:
         return "0.0" if text == "-0.0" else text
 
     rows = {
-        _title(report, key): {
-            title: median(found, name, form) for name, (title, form) in SIGNALS.items()
-        }
+        _title(report, key): {title: median(found, name, form) for name, (title, form) in SIGNALS.items()}
         for key, found in report.signals.items()
     }
     return table_of(rows, "perturbation")
@@ -340,9 +322,7 @@ def recording_table(report: Report) -> pd.DataFrame:
     rows = {
         found["record"]: {
             "predicted when clean": class_name(clean[found["record"]]),
-            "minimal ε, z-units": above
-            if (z := found["minimal_epsilon_z"]) is None
-            else f"{z:.3f}",
+            "minimal ε, z-units": above if (z := found["minimal_epsilon_z"]) is None else f"{z:.3f}",
             "minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}",
             "strongest attack": _title(report, found["worst_attack"]),
         }

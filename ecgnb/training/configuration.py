@@ -65,9 +65,7 @@ class TrainingConfig:
     learning_rate: float = _setting(1e-4, "of AdamW; its peak with --cosine")
     weight_decay: float = _setting(0.0, "of AdamW; 0 is Adam")
     label_smoothing: float = _setting(0.0, "share of the label spread over all classes")
-    cosine: bool = _setting(
-        False, "warm up over 5 %% of the steps, then decay to zero along a cosine"
-    )
+    cosine: bool = _setting(False, "warm up over 5 %% of the steps, then decay to zero along a cosine")
     class_power: float = _setting(1.0, "class weights are 1 / count**power")
     shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
     amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
@@ -81,17 +79,12 @@ class TrainingConfig:
     step_size: float = _setting(0.02, "PGD step, z-units")
     steps: int = _setting(10, "PGD steps while training; fast takes one of its own")
     target: str = _setting(
-        "N",
-        "target class of the attack on AF, in static, adaptive and on dev: N, O, ~, or empty for untargeted",
+        "N", "target class of the attack on AF, in static, adaptive and on dev: N, O, ~, or empty for untargeted"
     )
-    beta: float = _setting(
-        6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6"
-    )
+    beta: float = _setting(6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6")
     mask_padding: bool = _setting(True, "leave zero padding unperturbed")
     precision: str = _setting("float32", "float32 or bfloat16 to compute in; weights stay float32")
-    select: str = _setting(
-        "best", "epoch to select: best on dev by the defence's rule, or last (the original's)"
-    )
+    select: str = _setting("best", "epoch to select: best on dev by the defence's rule, or last (the original's)")
 
     def __post_init__(self):
         allowed = {

@@ -39,13 +39,7 @@ class Defence:
 
     copies = 1  # rows of a training batch that belong to one recording
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        train_set: Dataset,
-        classifier: Classifier,
-        start: keras.Model | None,
-    ):
+    def __init__(self, config: TrainingConfig, train_set: Dataset, classifier: Classifier, start: keras.Model | None):
         self.config, self.train_set, self.classifier = config, train_set, classifier
 
     @property
@@ -68,9 +62,7 @@ class Defence:
     @staticmethod
     def loss(config: TrainingConfig) -> keras.losses.Loss:
         """What training minimises, of labels and logits, both (k, classes)."""
-        return keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=config.label_smoothing
-        )
+        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
 
     def own_scores(self, subset: Dataset, history: list[dict], row: dict) -> dict:
         """Columns of the history that this defence alone has.

@@ -28,13 +28,7 @@ from ecgnb.quiet import keras
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.defences import BY_NAME, Defence
 from ecgnb.training.selection import dev_scores, first_of_each_class, robust_scores
-from ecgnb.training.step import (
-    StepBar,
-    fit_function,
-    recompute_statistics,
-    seed_dropout,
-    synchronise_batch_norm,
-)
+from ecgnb.training.step import StepBar, fit_function, recompute_statistics, seed_dropout, synchronise_batch_norm
 
 ATTACKED_PER_CLASS = 40  # recordings of dev of each class; more would cost more than an epoch
 STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
@@ -57,9 +51,7 @@ def train(
         raise EcgnbError(f"{config.defence} training starts from a model; give the baseline")
     folder.mkdir(parents=True, exist_ok=True)
     model, history = open_run(config, train_set, folder, start, resume)
-    classifier = KerasClassifier(
-        model, config.batch_size, classes=train_set.classes, fs=train_set.fs
-    )
+    classifier = KerasClassifier(model, config.batch_size, classes=train_set.classes, fs=train_set.fs)
     defence = BY_NAME[config.defence](config, train_set, classifier, start)
     fit = fit_function(model, config.batch_size, defence.copies)
     subset = first_of_each_class(dev_set, ATTACKED_PER_CLASS)
@@ -87,11 +79,7 @@ def train(
 
 
 def open_run(
-    config: TrainingConfig,
-    train_set: Dataset,
-    folder: Path,
-    start: keras.Model | None,
-    resume: bool,
+    config: TrainingConfig, train_set: Dataset, folder: Path, start: keras.Model | None, resume: bool
 ) -> tuple[keras.Model, list[dict]]:
     """The compiled model and the history so far: from the folder's checkpoint, or fresh."""
     settings = dataclasses.asdict(config) | {

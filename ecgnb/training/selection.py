@@ -27,9 +27,7 @@ def dev_scores(classifier: Classifier, dev: Dataset) -> dict[str, float]:
     }
 
 
-def robust_scores(
-    classifier: Classifier, dev: Dataset, subset: Dataset, config: TrainingConfig
-) -> dict[str, float]:
+def robust_scores(classifier: Classifier, dev: Dataset, subset: Dataset, config: TrainingConfig) -> dict[str, float]:
     """Columns of the history: scores on attacked dev, and one that tells robustness from label leaking.
 
     All AF of dev are under the original's attack. In `subset`, a part of dev, every recording is attacked,
@@ -40,12 +38,7 @@ def robust_scores(
     attacked_af = attack_af(classifier, dev, config, DEV_STEPS, "attacking AF of dev").logits
     threat = config.untargeted_threat
     attacked = pgd(
-        classifier,
-        threat.on(subset),
-        steps=DEV_STEPS,
-        step=config.step,
-        until_success=True,
-        progress="attacking dev",
+        classifier, threat.on(subset), steps=DEV_STEPS, step=config.step, until_success=True, progress="attacking dev"
     )
     noisy = classifier.logits(add_noise(threat.on(subset.of_class("N")), random_sign))
     return {
@@ -76,8 +69,7 @@ def catastrophic_overfitting(history: list[dict]) -> bool:
     (a best of at least 0.1) while that under the one step that training uses is at least half of its own best.
     """
     robust, fgsm = (
-        np.array([row[f"dev_{attack}_challenge_score"] for row in history])
-        for attack in ("robust", "fgsm")
+        np.array([row[f"dev_{attack}_challenge_score"] for row in history]) for attack in ("robust", "fgsm")
     )
     lost = robust.max() >= LOWEST_ROBUST_SCORE and robust[-1] < robust.max() / 2
     return bool(lost and fgsm[-1] >= fgsm.max() / 2)
