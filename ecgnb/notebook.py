@@ -92,13 +92,13 @@ def load_or_train(
 
     source : which recordings to train on: protocol, labels, data and bad, as in `load_data`; start : the model
     that a defence starts from.
-    Returns the model, its training history (None if none lies beside it) and a description.
+    Returns the model, its training history (None if none lies beside it), and its name or how it was trained.
     """
     if config is None:
         path = resolve(name)
         csv = path.with_suffix(".csv")
         history = pd.read_csv(csv) if csv.exists() else None
-        return load_model(path), history, f"shipped {name}" if history is not None else str(name)
+        return load_model(path), history, Path(name).stem
     train_set, dev_set = (load_data(split, **source) for split in ("train", "dev"))
     origin = None if config.defence == "baseline" else load_model(resolve(start))
     run = folder / "runs" / config.defence

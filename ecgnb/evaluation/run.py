@@ -59,7 +59,7 @@ def run_each(
         for part in [problem] if attack.joint else chunks(problem):
             items.append((attack, part))
             key = problem_key(model, part) | {"attack": str(attack), "seed": how.seed}
-            stored.append((f"{model.name}-{name}", key))
+            stored.append((model.name, key))
             owners.append(name)
     text = f"{model.name}, {_several(posed)}" if how.progress else ""
     attack_chunk = partial(_attacked, seed=how.seed)

@@ -158,7 +158,7 @@ def answer(report: Report) -> str:
     """How robust the model is, in two or three sentences of counts."""
     attacked, target = report.threat["attack_class"], report.threat["target"]
     worst = "worst_case" in report.conditions
-    tried = f"all {len(under_study_threat(report, 'attack'))} attacks" if worst else "PGD-20"
+    tried = f"all {len(under_study_threat(report, 'attack'))} attacks" if worst else report.conditions["pgd20"].title
     aim = f" that aim at {class_name(target)}" if target and worst else ""
     ends = {
         f"{class_name(attacked)} recordings are classified correctly.".strip(): recall(report, "clean"),
@@ -173,10 +173,11 @@ def headline(report: Report) -> dict[str, str]:
     conditions, name = report.conditions, class_name(report.threat["attack_class"])
     everyone = next((k for k in ("all_classes", "pgd20_all_classes") if k in conditions), None)
     tried = len(under_study_threat(report, "attack"))
+    attack = conditions["pgd20"].title if "pgd20" in conditions else ""
     false_positive = f"{class_name(report.threat['target'])} predicted as {name}"
     estimates = {
         f"{recall_name(report)}, clean": recall(report, "clean"),
-        "robust recall, PGD-20": robust_recall(report, "pgd20"),
+        f"robust recall, {attack}": robust_recall(report, "pgd20"),
         f"robust recall, worst of {tried} attacks": robust_recall(report, "worst_case"),
         "robust recall, untargeted": robust_recall(report, "untargeted"),
         "accuracy, every class attacked": everyone and conditions[everyone].scores["accuracy"],
@@ -235,6 +236,8 @@ def noise_table(report: Report) -> pd.DataFrame:
         for key, c in report.of_kind("clean", "noise").items()
     }
     table = table_of(rows, "noise", cell=with_counts)
+    if not report.threat["target"]:  # then no class is the one that false alarms come from
+        table = table.iloc[:, :-1]
     return table.rename(lambda key: _title(report, key))
 
 
