@@ -153,7 +153,7 @@ def load_data(
 
     split : "validation" (the challenge's 300), or "train", "dev", "test". Under `original` all 8,528 are
         "train" (validation included: that is its leak), and "dev" is the validation set it watched.
-    labels : "v0", "v2", "v3"; "" means the protocol's own (v3 for leakfree; v0 to train and v3 to judge
+    labels : "v0", "v2", "v3"; "" means the protocol's own (v3 for leakfree; v0 to train and v3 to evaluate
         for original).
     bad : "error" or "skip", see `read_recordings`.
     """
@@ -258,15 +258,15 @@ def windows(recordings: Recordings) -> dict[str, np.ndarray]:
 
 def balanced_index(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of at most `most` recordings of each class, drawn without replacement, shuffled."""
-    drawn = [rng.permutation(np.flatnonzero(y == c))[:most] for c in range(len(CLASSES))]
+    drawn = [rng.permutation(np.flatnonzero(y == c))[:most] for c in np.unique(y)]
     return rng.permutation(np.concatenate(drawn))
 
 
-def class_weights(y: np.ndarray, power: float = 1.0) -> np.ndarray:
-    """(4,) weights that make classes count alike (power 1) or half-way so (0.5); mean over `y` is 1.
+def class_weights(y: np.ndarray, power: float = 1.0, n_classes: int = len(CLASSES)) -> np.ndarray:
+    """(n_classes,) weights that make classes count alike (power 1) or half-way so (0.5); mean over `y` is 1.
 
     A class without recordings gets weight 0.
     """
-    counts = np.bincount(y, minlength=len(CLASSES)).astype(float)
+    counts = np.bincount(y, minlength=n_classes).astype(float)
     weights = np.divide(1.0, counts**power, out=np.zeros_like(counts), where=counts > 0)
     return weights / (weights * counts).sum() * counts.sum()

@@ -138,21 +138,21 @@ def read_recordings(archive: Archive, bad: str = "error") -> Recordings:
 
 def _read_all(archive: Archive, bad: str) -> Recordings:
     """Every recording of an archive, from the archive itself."""
-    names, kept, signals, skipped = archive.records(), [], [], []
+    names, readable, signals, skipped = archive.records(), [], [], []
     text = f"reading {archive.path.name}" if len(names) >= 500 else ""
     for name in bar(text, names, unit="rec"):
         try:
             signals.append(read_recording(archive, name))
-            kept.append(name)
+            readable.append(name)
         except BadRecording as error:
             if bad == "error":
                 raise
             skipped.append(str(error))
-    if not kept:
+    if not readable:
         raise EcgnbError(f"{archive.path}: not one readable recording")
     starts = np.concatenate([[0], np.cumsum([len(s) for s in signals])])
     digests = np.array([digest(s) for s in signals])
-    return Recordings(np.array(kept), np.concatenate(signals), starts, digests, tuple(skipped))
+    return Recordings(np.array(readable), np.concatenate(signals), starts, digests, tuple(skipped))
 
 
 def _cache_key(archive: Archive) -> str:

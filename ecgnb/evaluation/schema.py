@@ -163,12 +163,12 @@ def write_report(path: Path, report: Report) -> None:
 
 def as_json(report: Report) -> dict[str, Any]:
     """A report as plain values, without examples."""
-    kept = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "examples"}
-    kept["about"] = asdict(report.about)
-    kept["classes"] = list(report.classes)
-    kept["conditions"] = {key: asdict(c) for key, c in report.conditions.items()}
-    kept["checks"] = [asdict(check) for check in report.checks]
-    return {"schema": kept.pop("schema"), **kept}
+    values = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "examples"}
+    values["about"] = asdict(report.about)
+    values["classes"] = list(report.classes)
+    values["conditions"] = {key: asdict(c) for key, c in report.conditions.items()}
+    values["checks"] = [asdict(check) for check in report.checks]
+    return {"schema": values.pop("schema"), **values}
 
 
 def read_report(path: Path) -> Report:

@@ -197,9 +197,12 @@ def headline(report: Report) -> dict[str, str]:
 
 
 def robust_recalls(report: Report) -> dict[str, Estimate | None]:
-    """Title -> robust recall: clean, under each attack, in the worst case, under each noise baseline."""
-    chosen = under_study_threat(report, *ATTACKED) | noise_on_all(report)
-    return {"clean": recall(report, "clean")} | {c.title: c.robust_recall for c in chosen.values()}
+    """Title -> robust recall: clean, under each attack, in the worst case, untargeted, under each noise baseline."""
+    attacks = {c.title: c.robust_recall for c in under_study_threat(report, *ATTACKED).values()}
+    if "untargeted" in report.conditions:
+        attacks["worst, any wrong class"] = robust_recall(report, "untargeted")
+    noise = {c.title: c.robust_recall for c in noise_on_all(report).values()}
+    return {"clean": recall(report, "clean")} | attacks | noise
 
 
 def attack_table(report: Report) -> pd.DataFrame:
