@@ -15,6 +15,7 @@ from ecgnb.data.dataset import load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.evaluation.schema import Report, read_report
+from ecgnb.models.devices import describe_devices
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
 from ecgnb.training.configuration import TrainingConfig
@@ -32,7 +33,7 @@ def start(out: str, show_devices: bool = False) -> Path:
     """
     check_parameters()
     if show_devices:
-        print(devices())
+        print(describe_devices())
     folder = resolve(out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -105,19 +106,6 @@ def load_or_train(
     model, history = train(config, train_set, dev_set, run, origin, resume)
     save_model(model, folder / "models" / f"{Path(name).stem}.keras")
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
-
-
-def devices() -> str:
-    """What this session computes on, in one line."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found = [str(device) for device in jax.devices()]
-    else:
-        import tensorflow as tf
-
-        found = [device.name for device in tf.config.list_logical_devices()]
-    return f"Keras {keras.__version__} on {keras.backend.backend()}: {', '.join(found)}"
 
 
 def stored_report(model: EvaluatedModel, split: str, suite: str) -> Report:
