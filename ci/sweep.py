@@ -120,7 +120,7 @@ def _run(run: tuple[str, str], plan: Plan, folder: Path) -> str:
     papermill = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar"]
     papermill += [str(NOTEBOOK), str(out / "notebook.ipynb")]
     for key, value in parameters.items():
-        papermill += ["-p", key, value]
+        papermill += ["-r", key, value]  # as it stands; the notebook knows the type
     with (out / "log.txt").open("w", encoding="utf-8") as log:
         code = subprocess.run(papermill, stdout=log, stderr=log, check=False).returncode
     if code:

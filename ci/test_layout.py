@@ -16,7 +16,7 @@ import ecgnb
 
 PACKAGE = ROOT / "ecgnb"
 ORDER = (  # each imports only those before it
-    ("errors", "constants", "files", "progress", "metrics", "quiet"),
+    ("errors", "constants", "values", "files", "progress", "metrics", "quiet"),
     ("data",),
     ("models",),
     ("attacks",),

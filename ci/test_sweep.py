@@ -139,8 +139,8 @@ class Papermill:
         self.failing = failing
 
     def __call__(self, command, stdout, stderr, check):
-        words = iter(command[command.index("-p") :])
-        given = {next(words): next(words) for word in words if word == "-p"}
+        words = iter(command[command.index("-r") :])
+        given = {next(words): next(words) for word in words if word == "-r"}
         self.calls.append(given)
         if given["NAME"] == self.failing:
             stdout.write("…\nValueError: it broke\n")

@@ -7,7 +7,7 @@ The public API, in the order of use::
     validation = load_data("validation")                  # a Dataset: windows in z-units, labels, provenance
     model = load_model("baseline")                        # a Keras model that gives logits
     classifier = KerasClassifier(model)                   # logits, and gradients with respect to the input
-    problem = Threat(epsilon=0.2).on(validation)          # AF to be predicted as normal, L∞
+    problem = Threat(epsilon=0.2).on(validation.of_class("A"))  # AF to be predicted as normal, L∞
     result = pgd(classifier, problem, steps=20)           # an AttackResult: examples, success, queries
     report = evaluate(named_model("baseline"), validation, suite("results"))  # a Report: every number
 

@@ -6,21 +6,28 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ecgnb import values
 from ecgnb.errors import EcgnbError
 
 DATA_HELP = "auto, physionet, demo or a folder (auto)"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Bad options in one line, as all bad input."""
+        raise EcgnbError(f"{message}; {self.prog} --help explains them")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m ecgnb", description=__doc__)
+    parser = _Parser(prog="python -m ecgnb", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (_add_data, _add_train, _add_evaluate, _add_transfer, _add_results):
         add(commands)
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         options.run(options)
     except EcgnbError as error:
         print(f"ecgnb: {error}", file=sys.stderr)
@@ -52,7 +59,7 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    from ecgnb.training.configuration import DEFENCES, PARSERS, TrainingConfig
+    from ecgnb.training.configuration import DEFENCES, TrainingConfig
 
     parser = commands.add_parser(
         "train",
@@ -72,10 +79,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     for setting in dataclasses.fields(TrainingConfig):
         if setting.name != "defence":
-            kind = str(setting.type)
-            flag = f"--{setting.name.replace('_', '-')}"
-            text = setting.metadata["help"]
-            parser.add_argument(flag, type=PARSERS[kind], metavar=kind, help=text)
+            allowed = setting.metadata["allowed"]
+            text = setting.metadata["help"] + (f" ({allowed})" if allowed and isinstance(allowed, str) else "")
+            parser.add_argument(f"--{setting.name.replace('_', '-')}", metavar=str(setting.type), help=text)
     parser.set_defaults(run=_train)
 
 
@@ -89,6 +95,7 @@ def _train(options: argparse.Namespace) -> None:
     names = {setting.name for setting in dataclasses.fields(TrainingConfig)} - {"defence"}
     overrides = {n: v for n, v in vars(options).items() if n in names and v is not None}
     config = training_config(options.defence, options.protocol, **overrides)
+    values.check_folder("folder", options.folder)
     train_set, dev_set = (load_data(split, protocol=options.protocol, data=options.data) for split in ("train", "dev"))
     name = options.start or ("" if config.defence == "baseline" else "baseline")
     start = load_model(name) if name else None
@@ -118,7 +125,7 @@ def _add_evaluate(commands: Any) -> None:
         "table's own (quick)",
     )
     parser.add_argument("--surrogate", default="", help="model to transfer attacks from (baseline; for it, adaptive)")
-    parser.add_argument("--seed", type=int, default=2017, help="(2017)")
+    parser.add_argument("--seed", default=2017, help="of random starts, noise and intervals (2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
     _add_cluster(parser)
     parser.set_defaults(run=_evaluate)
@@ -143,17 +150,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.report.page import page
     from ecgnb.report.tables import headline
 
-    dataset = load_data(options.split, data=options.data)
+    seed = values.read("--seed", options.seed, 2017, values.SEED)
+    values.check_folder("--out", options.out)
     model = named_model(options.model)
     other = options.surrogate or ("adaptive" if model.name == "baseline" else "baseline")
+    surrogate = named_model(other)
+    if surrogate.digest == model.digest:
+        raise EcgnbError(f"--surrogate {other} has the weights of {options.model} itself; name another model")
+    dataset = load_data(options.split, data=options.data)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
             dataset,
             suite(options.suite),
-            surrogate=named_model(other),
+            surrogate=surrogate,
             cache=options.out / "cache",
-            seed=options.seed,
+            seed=seed,
             progress=True,
             workers=computing,
         )
@@ -191,6 +203,7 @@ def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.files import write_json
     from ecgnb.report.tables import transfer_table
 
+    values.check_folder("--out", options.out)
     dataset = load_data(options.split, data=options.data)
     models = [named_model(name) for name in options.models]
     with workers(options.cluster) as computing:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
 
+from ecgnb import values
 from ecgnb.data.dataset import load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.evaluation.schema import Report, read_report
+from ecgnb.evaluation.suites import BUDGETS
 from ecgnb.models.devices import describe_devices
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
@@ -26,16 +29,32 @@ CHECKOUT = Path(__file__).parents[1]
 ROOT = CHECKOUT if (CHECKOUT / "notebooks").is_dir() else Path.cwd()
 
 
+INJECTED = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # by papermill --inject-paths
+# What parameters may be that have the name of a setting of training; the others:
+ALLOWED: dict[str, values.Allowed] = {s.name.upper(): s.metadata["allowed"] for s in fields(TrainingConfig)} | {
+    "EPOCHS": ">= 0",  # 0: no training
+    "PER_CLASS": ">= 0",  # 0: all
+    "EPSILON": ">= 0 and <= 1000",
+    "EPS_STEP": values.POSITIVE,
+    "MAX_ITER": values.COUNT,
+    "TRAIN_ITER": values.COUNT,
+    "RESTARTS": values.COUNT,
+    "SUITE": tuple(BUDGETS),
+}
+MAY_BE_EMPTY = {"TARGET", "OTHER_SEEDS", "HISTORIES"}
+
+
 def start(out: str, show_devices: bool = False) -> Path:
     """What every notebook does first: check the parameters, make the output folder `out`, and return it.
 
-    Raises EcgnbError if papermill gave a parameter that the notebook does not have.
+    Raises EcgnbError for a parameter that the notebook does not have, a value that it cannot have, and a folder that
+    cannot be written to.
     """
     check_parameters()
     if show_devices:
         print(describe_devices())
-    folder = resolve(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = resolve(read_parameter("OUT", out, "out"))
+    values.check_folder("OUT", folder)
     return folder
 
 
@@ -50,32 +69,55 @@ def resolve(path: str | Path) -> Path:
 
 
 def check_parameters() -> None:
-    """Refuse parameters that the notebook does not have (papermill itself only logs a warning).
+    """Give each parameter the type of its default; refuse what it cannot be, and parameters that do not exist.
 
     Papermill runs the notebook's parameters cell, then a cell of its own that begins with `# Parameters` and
-    assigns what `-p` gave. A name that only the second one assigns is a misspelling.
+    assigns what it was given, much of it as text. A name that only the second one assigns is a misspelling.
     """
     shell = get_ipython()
     cells = shell.user_ns["In"] if shell else []
     for number, source in enumerate(cells):
         if source.startswith("# Parameters\n"):
-            known = {name for cell in cells[:number] for name in _assigned(cell)}
-            unknown = sorted(_assigned(source) - known)
+            defaults = {name: value for cell in cells[:number] for name, value in _assigned(cell).items()}
+            given = _assigned(source).keys() - INJECTED
+            unknown = sorted(given - defaults.keys())
             if unknown:
                 raise EcgnbError(
                     f"no such parameter: {', '.join(unknown)}; this notebook has "
-                    f"{', '.join(sorted(name for name in known if name.isupper()))}"
+                    f"{', '.join(sorted(name for name in defaults if name.isupper()))}"
                 )
+            for name in given:
+                shell.user_ns[name] = read_parameter(name, shell.user_ns[name], defaults[name])
 
 
-def _assigned(source: str) -> set[str]:
-    """Names that a cell assigns at its top level."""
+def read_parameter(name: str, value: Any, default: Any) -> Any:
+    """A parameter's value as the type of its default. Raises EcgnbError for one that it cannot have."""
+    if default is None:  # no literal, so that its type is not known
+        return value
+    if value is None and isinstance(default, str):
+        raise EcgnbError(
+            f"{name}=None: YAML's ~ and papermill's None are no text, but nothing; for text: -r {name} TEXT, or quotes"
+        )
+    found = values.read(name, value, default, ALLOWED.get(name, ""))
+    if default and found == "" and name not in MAY_BE_EMPTY:
+        raise EcgnbError(f'{name}="": expected text, such as "{default}"')
+    return found
+
+
+def _assigned(source: str) -> dict[str, Any]:
+    """Names that a cell assigns at its top level, each with its value if it is a literal, else None."""
     try:
         body = ast.parse(source).body
     except SyntaxError:  # a cell with IPython magic assigns no parameters
-        return set()
-    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
-    return {t.id for t in targets if isinstance(t, ast.Name)}
+        return {}
+    found = {
+        t.id: node.value
+        for node in body
+        if isinstance(node, ast.Assign)
+        for t in node.targets
+        if isinstance(t, ast.Name)
+    }
+    return {name: value.value if isinstance(value, ast.Constant) else None for name, value in found.items()}
 
 
 def load_or_train(

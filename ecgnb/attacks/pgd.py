@@ -38,7 +38,7 @@ def pgd(
     begin at a random point of the ball, not at its centre; start : (n, samples, leads), begin there; seed : of
     random points; progress : text of a progress bar, none if empty.
     """
-    check_positive(steps=steps, restarts=restarts)
+    check_positive(steps=steps, restarts=restarts, step=step)
     if restarts > 1 and not random_start:
         raise EcgnbError("several restarts from the same point are one; set random_start=True")
     targets = problem.targets if targets is None else targets

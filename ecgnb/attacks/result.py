@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.attacks.threats import AttackProblem
-from ecgnb.errors import EcgnbError
 from ecgnb.models.classifier import Classifier
 from ecgnb.progress import bar
 
@@ -98,8 +98,10 @@ def from_examples(classifier: Classifier, problem: AttackProblem, x: np.ndarray)
     return AttackResult(x, logits, success, np.ones(len(x), int), margin[None])
 
 
-def check_positive(**settings: int) -> None:
-    """Raise EcgnbError for a number of steps, restarts or queries below 1."""
+def check_positive(**settings: float) -> None:
+    """Raise EcgnbError for a step that is not above 0, and for a number of steps, restarts or queries below 1."""
     for name, value in settings.items():
-        if value < 1:
-            raise EcgnbError(f"attack needs {name} >= 1, got {value}")
+        if name == "step":
+            values.read(name, value, 0.1, values.POSITIVE)
+        else:
+            values.read(name, value, 20, values.COUNT)

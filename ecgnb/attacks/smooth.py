@@ -38,7 +38,7 @@ def smooth(
 
     start : (n, samples, leads), a point of the ball to begin from, such as PGD's (as the paper does).
     """
-    check_positive(steps=steps)
+    check_positive(steps=steps, step=step)
     kernel = smooth_kernel()
 
     def smoothed(delta):  # symmetric, so that it is its own adjoint

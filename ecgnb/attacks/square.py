@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.attacks.result import AttackResult, Search, check_positive
 from ecgnb.attacks.threats import AttackProblem
 from ecgnb.models.classifier import Classifier
@@ -29,6 +30,7 @@ def square(
     largest : length of the first segments, as a share of the recording.
     """
     check_positive(queries=queries)
+    values.read("largest", largest, 0.8, "> 0 and <= 1")
     search = Search(classifier, problem, queries, progress)
     rows, generators = search.rows(until_success=True), problem.generators(seed)
     radius = problem.ball.radius[:, None, None]

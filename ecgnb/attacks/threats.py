@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.attacks.balls import L2, Ball, BandLimited, Linf
 from ecgnb.constants import FS
 from ecgnb.errors import EcgnbError
@@ -68,8 +69,8 @@ class AttackProblem:
             )
         if not np.isfinite(self.x).all():
             raise EcgnbError("attack needs finite input; x holds NaN or infinity")
-        if not (self.ball.radius >= 0).all():
-            raise EcgnbError("attack needs epsilon >= 0")
+        if not ((self.ball.radius >= 0) & (self.ball.radius < np.inf)).all():
+            raise EcgnbError("attack needs a finite epsilon >= 0")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -86,6 +87,8 @@ class AttackProblem:
 
     def generators(self, *seeds: int) -> list[np.random.Generator]:
         """A random generator for each recording, of the seeds and its own samples, whatever stands beside it."""
+        for seed in seeds:
+            values.read("seed", seed, 2017, values.SEED)
         digests = (hashlib.sha256(x.tobytes()).digest()[:16] for x in self.x)
         return [np.random.default_rng([*seeds, int.from_bytes(d, "big")]) for d in digests]
 
@@ -100,6 +103,8 @@ class AttackProblem:
     def within(self, band: tuple[float, float]) -> AttackProblem:
         """The same recordings for an attacker who keeps to a pass-band, Hz."""
         ball = self.ball
+        if band[0] >= self.fs / 2:
+            raise EcgnbError(f"{band=}: recordings at {self.fs:g} Hz hold nothing above {self.fs / 2:g} Hz")
         limited = BandLimited(ball.centre, ball.radius, ball.mask, band, self.fs)
         return replace(self, ball=limited)
 
@@ -123,8 +128,15 @@ class Threat:
     mask_padding: bool = True
 
     def __post_init__(self):
-        if self.unit not in UNITS or self.norm not in NORMS:
-            raise EcgnbError(f"{self.unit=}, {self.norm=}: expected one of {UNITS}, of {NORMS}")
+        values.read("unit", self.unit, "z", UNITS)
+        values.read("norm", self.norm, "L∞", NORMS)
+        object.__setattr__(self, "epsilon", values.read("epsilon", self.epsilon, 0.2, values.EPSILON))
+        if self.target and self.target == self.attack_class:
+            raise EcgnbError(f'target={self.target!r} is the attacked class itself; another, or "" (untargeted)')
+        if self.target and not self.attack_class:
+            raise EcgnbError(f'target={self.target!r} needs an attacked class, such as "A"; every class: untargeted')
+        if self.band and not 0 <= self.band[0] < self.band[1]:
+            raise EcgnbError(f"band={self.band}: expected two rising frequencies in Hz, such as (0.5, 40)")
         if self.band and self.norm != "L∞":
             raise EcgnbError("a pass-band is enforced in L∞ only")
 
@@ -136,12 +148,12 @@ class Threat:
 
     def goal(self, classes: tuple[str, ...]) -> Goal:
         """What counts as success, for a data set of these classes."""
-        if self.target and self.target not in classes:
-            raise EcgnbError(f'TARGET={self.target!r}: expected one of {" ".join(classes)}, or "" (untargeted)')
+        values.read("target", self.target, "N", (*classes, ""))
         return Goal(classes.index(self.target) if self.target else None)
 
     def is_attacked(self, dataset: Dataset) -> np.ndarray:
         """(n,) bool: recordings of the attacked class."""
+        values.read("attack_class", self.attack_class, "A", (*dataset.classes, ""))
         if not self.attack_class:
             return np.ones(len(dataset), bool)
         return dataset.y == dataset.classes.index(self.attack_class)

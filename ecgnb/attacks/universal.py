@@ -25,7 +25,7 @@ def universal(
     Each pass takes every recording with the perturbation at a random circular shift and follows the mean of the
     gradients, shifted back. `apply_universal` applies it to others.
     """
-    check_positive(passes=passes)
+    check_positive(passes=passes, step=step)
     rng, shared = np.random.default_rng(seed), np.zeros(problem.x.shape[1])
     for _ in bar(progress, range(passes), unit="pass"):
         shifts = rng.integers(problem.x.shape[1], size=len(problem))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ecgnb import values
 from ecgnb.constants import CLASSES, FS, UNITS_PER_MV, WINDOW
 from ecgnb.data import demo
 from ecgnb.data.download import NoRecordings, cache_dir, find_archive, find_labels_v3
@@ -175,6 +176,8 @@ def load_data(
         if protocol == "leakfree":
             fold_of = folds(digests(recordings), set(digests(validation).values()))
             keep = np.array([i for i in keep if fold_of.get(recordings.names[i]) == split])
+        if not len(keep):
+            raise EcgnbError(f"{folder or data}: none of its {len(recordings)} training recordings falls in {split}")
     label_of = load_labels(labels, split, folder)
     return make_dataset(recordings, keep, label_of, split=split, protocol=protocol, labels=labels, synthetic=synthetic)
 
@@ -258,6 +261,7 @@ def windows(recordings: Recordings) -> dict[str, np.ndarray]:
 
 def balanced_index(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of at most `most` recordings of each class, drawn without replacement, shuffled."""
+    values.read("per_class", most, 300, values.COUNT)
     drawn = [rng.permutation(np.flatnonzero(y == c))[:most] for c in np.unique(y)]
     return rng.permutation(np.concatenate(drawn))
 

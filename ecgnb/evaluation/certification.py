@@ -147,5 +147,5 @@ def _check(x: np.ndarray, mask: np.ndarray, sigma: float, n0: int, n: int, alpha
         )
     if not np.isfinite(x).all():
         raise EcgnbError("certify needs finite input; x holds NaN or infinity")
-    if not (sigma > 0 and n0 >= 1 and n >= 1 and 0 < alpha < 1):
+    if not (0 < sigma < np.inf and n0 >= 1 and n >= 1 and 0 < alpha < 1):
         raise EcgnbError(f"certify needs {sigma=} > 0, {n0=} >= 1, {n=} >= 1, 0 < {alpha=} < 1")

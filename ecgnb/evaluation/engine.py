@@ -91,6 +91,8 @@ class _Evaluation:
         self.correct = self.clean == dataset.y
         self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
         self.subset = dataset.take(self.rows)
+        if not len(self.subset):
+            raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
         self.problem = suite.threat.on(self.subset)
         self.is_correct = self.correct[self.rows]
         if suite.checks and not self.is_correct.any():
@@ -465,6 +467,8 @@ def transfer(
     """
     threat = Threat()
     problem = threat.on(dataset.take(threat.is_attacked(dataset)))
+    if not len(problem):
+        raise EcgnbError(f"{dataset.title}: no recording of class {threat.attack_class}, nothing to attack")
     with tempfile.TemporaryDirectory() as temporary:
         how = Execution(cache or Path(temporary), seed, progress, workers)
         examples = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.attacks import AttackProblem, AttackResult
 from ecgnb.evaluation.suites import Attack
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
@@ -40,6 +41,9 @@ class Execution:
     seed: int = 0
     progress: bool = False
     workers: Workers = HERE
+
+    def __post_init__(self):
+        values.read("seed", self.seed, 2017, values.SEED)
 
 
 def run_attacks(

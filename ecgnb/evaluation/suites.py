@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.attacks import (
+    NOISE_BASELINES,
     AttackProblem,
     AttackResult,
     Threat,
@@ -91,6 +93,12 @@ class Suite:
     draws: int = 0
     checks: bool = False
     extras: bool = False
+
+    def __post_init__(self):
+        values.read("minimal_steps", self.minimal_steps, 20, ">= 0")
+        values.read("draws", self.draws, 500, ">= 0")
+        for noise in self.noise:
+            values.read("noise", noise, "gaussian", tuple(NOISE_BASELINES))
 
 
 def pgd_attack(steps: int = 20, step: float = 0.1, restarts: int = 1) -> Attack:
@@ -225,6 +233,7 @@ def whole_suite(name: str) -> Suite:
 
 def suite(name: str) -> Suite:
     """A suite by its name."""
+    values.read("suite", name, "quick", SUITE_NAMES)
     return results_suite() if name == "results" else whole_suite(name)
 
 

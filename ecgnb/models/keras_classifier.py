@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from ecgnb import values
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
 from ecgnb.models.devices import replicas, share_rows
@@ -38,8 +39,8 @@ class KerasClassifier:
         compiler = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}.get(BACKEND)
         if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
-        if precision not in ("float32", "bfloat16"):
-            raise EcgnbError(f"precision={precision!r}: expected float32 or bfloat16")
+        values.read("precision", precision, "float32", ("float32", "bfloat16"))
+        values.read("batch_size", batch_size, 32, values.COUNT)
         self._arguments = model, batch_size, precision, classes, fs
         self.classes, self.fs = classes, fs
         self.batch_size = batch_size * replicas(model)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
+from ecgnb import values
 from ecgnb.attacks.threats import Threat
+from ecgnb.constants import CLASSES
 from ecgnb.errors import EcgnbError
 
 DEFENCES = {
@@ -27,24 +28,9 @@ EPOCHS = {  # the original's for its own two
 }
 
 
-def true_or_false(text: str) -> bool:
-    """A bool from text; ValueError if it is neither."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "bool": true_or_false,
-    "int": int,
-    "float": float,
-    "str": str,
-}  # type of a setting -> parser
-
-
-def _setting(default: object, meaning: str) -> Any:
-    """A field with the help text that `python -m ecgnb train --help` prints."""
-    return field(default=default, metadata={"help": meaning})
+def _setting(default: object, meaning: str, allowed: values.Allowed = "") -> Any:
+    """A field with the help text that `python -m ecgnb train --help` prints, and what it may be."""
+    return field(default=default, metadata={"help": meaning, "allowed": allowed})
 
 
 @dataclass(frozen=True)
@@ -55,53 +41,51 @@ class TrainingConfig:
     others: see each.
     """
 
-    defence: str
-    epochs: int = field(metadata={"help": "passes over the recordings, or draws from them"})
-    seed: int = _setting(2017, "of weights, draws, augmentation and dropout")
-    per_class: int = _setting(300, "most recordings of a class in an epoch of a defence")
+    defence: str = field(metadata={"example": "static", "allowed": tuple(DEFENCES)})
+    epochs: int = field(
+        metadata={"help": "passes over the recordings, or draws from them", "example": 20, "allowed": values.COUNT}
+    )
+    seed: int = _setting(2017, "of weights, draws, augmentation and dropout", values.SEED)
+    per_class: int = _setting(300, "most recordings of a class in an epoch of a defence", values.COUNT)
     redraw: bool = _setting(True, "draw them anew every epoch; false: once, as the original did")
-    dropout: float = _setting(0.0, "share of activations dropped in training")
-    batch_size: int = _setting(32, "recordings a step")
-    learning_rate: float = _setting(1e-4, "of AdamW; its peak with --cosine")
-    weight_decay: float = _setting(0.0, "of AdamW; 0 is Adam")
-    label_smoothing: float = _setting(0.0, "share of the label spread over all classes")
+    dropout: float = _setting(0.0, "share of activations dropped in training", ">= 0 and < 1")
+    batch_size: int = _setting(32, "recordings a step", values.COUNT)
+    learning_rate: float = _setting(1e-4, "of AdamW; its peak with --cosine", values.POSITIVE)
+    weight_decay: float = _setting(0.0, "of AdamW; 0 is Adam", ">= 0")
+    label_smoothing: float = _setting(0.0, "share of the label spread over all classes", ">= 0 and < 1")
     cosine: bool = _setting(False, "warm up over 5 %% of the steps, then decay to zero along a cosine")
-    class_power: float = _setting(1.0, "class weights are 1 / count**power")
+    class_power: float = _setting(1.0, "class weights are 1 / count**power", ">= 0 and <= 10")
     shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
     amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
-    noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units")
+    noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units", ">= 0 and <= 1000")
     statistics: str = _setting(
         "recomputed",
         "batch-norm statistics for inference: recomputed (without dropout, after every epoch), or "
         "as_trained (the original's)",
+        ("recomputed", "as_trained"),
     )
-    epsilon: float = _setting(0.2, "L∞ budget of the attack, z-units")
-    step_size: float = _setting(0.02, "PGD step, z-units")
-    steps: int = _setting(10, "PGD steps while training; fast takes one of its own")
+    epsilon: float = _setting(0.2, "L∞ budget of the attack, z-units", "> 0 and <= 1000")
+    step_size: float = _setting(0.02, "PGD step, z-units", "> 0 and <= 1000")
+    steps: int = _setting(10, "PGD steps while training; fast takes one of its own", values.COUNT)
     target: str = _setting(
-        "N", "target class of the attack on AF, in static, adaptive and on dev: N, O, ~, or empty for untargeted"
+        "N",
+        "target class of the attack on AF, in static, adaptive and on dev: N, O, ~, or empty for untargeted",
+        (*CLASSES[1:], ""),
     )
-    beta: float = _setting(6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6")
+    beta: float = _setting(
+        6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6", ">= 0"
+    )
     mask_padding: bool = _setting(True, "leave zero padding unperturbed")
-    precision: str = _setting("float32", "float32 or bfloat16 to compute in; weights stay float32")
-    select: str = _setting("best", "epoch to select: best on dev by the defence's rule, or last (the original's)")
+    precision: str = _setting(
+        "float32", "float32 or bfloat16 to compute in; weights stay float32", ("float32", "bfloat16")
+    )
+    select: str = _setting(
+        "best", "epoch to select: best on dev by the defence's rule, or last (the original's)", ("best", "last")
+    )
 
     def __post_init__(self):
-        allowed = {
-            "defence": tuple(DEFENCES),
-            "statistics": ("recomputed", "as_trained"),
-            "precision": ("float32", "bfloat16"),
-            "select": ("best", "last"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise EcgnbError(f"{name}={getattr(self, name)!r}: expected {' or '.join(values)}")
-        if self.epochs < 1:
-            raise EcgnbError(f"epochs={self.epochs}: training needs at least 1")
-        if self.epsilon <= 0:
-            raise EcgnbError(f"epsilon={self.epsilon}: a defence trains against more than 0")
-        if self.beta < 0:
-            raise EcgnbError(f"beta={self.beta}: a weight is not negative")
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, read_setting(setting, getattr(self, setting.name)))
 
     @property
     def step(self) -> float:
@@ -119,21 +103,26 @@ class TrainingConfig:
         return Threat("", "", self.epsilon, mask_padding=self.mask_padding)
 
 
+def read_setting(setting: Field, value: object) -> Any:
+    """A value for a field of `TrainingConfig`, of its type. Raises EcgnbError for one that it cannot have."""
+    example = setting.metadata.get("example", setting.default)
+    return values.read(setting.name, value, example, setting.metadata["allowed"])
+
+
 def overrides(text: str) -> dict[str, Any]:
     """Settings from text such as "dropout=0.5 cosine=false", each of its field's type.
 
-    Raises EcgnbError for an unknown setting, and for a value that is not of its type.
+    Raises EcgnbError for an unknown setting, and for a value that it cannot have.
     """
-    kinds = {setting.name: str(setting.type) for setting in fields(TrainingConfig)}
+    known = {setting.name: setting for setting in fields(TrainingConfig) if setting.name != "defence"}
     settings: dict[str, Any] = {}
     for word in text.split():
         name, _, value = word.partition("=")
-        if name not in kinds:
-            raise EcgnbError(f"{word!r}: no such setting; there are {', '.join(kinds)}")
-        try:
-            settings[name] = PARSERS[kinds[name]](value)
-        except ValueError as error:
-            raise EcgnbError(f"{word!r}: expected {name}=<{kinds[name]}>") from error
+        if name == "defence":
+            raise EcgnbError(f"{word!r}: the defence is no setting among others; give it as DEFENCE")
+        if name not in known:
+            raise EcgnbError(f"{word!r}: no such setting; there are {', '.join(known)}")
+        settings[name] = read_setting(known[name], value)
     return settings
 
 
@@ -145,7 +134,8 @@ def training_config(defence: str, protocol: str = "leakfree", **overrides: Any) 
     start from the settings of the original's two, so that what differs is the defence; but TRADES takes β 1, since
     with its paper's 6 this network soon predicts normal for everything.
     """
-    config = TrainingConfig(defence, EPOCHS.get(defence, 0))
+    values.read("protocol", protocol, "leakfree", ("leakfree", "original"))
+    config = TrainingConfig(defence, EPOCHS.get(defence, 1))
     if protocol == "original":
         config = replace(
             config,

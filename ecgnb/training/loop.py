@@ -49,6 +49,10 @@ def train(
     """
     if config.defence != "baseline" and start is None:
         raise EcgnbError(f"{config.defence} training starts from a model; give the baseline")
+    for fold in (train_set, dev_set):
+        for symbol in ("A", "N"):  # the attack and the scores on dev are about these
+            if not len(fold.of_class(symbol)):
+                raise EcgnbError(f"{fold.title}: no recording of class {symbol}; training needs some of A and N")
     folder.mkdir(parents=True, exist_ok=True)
     model, history = open_run(config, train_set, folder, start, resume)
     classifier = KerasClassifier(model, config.batch_size, classes=train_set.classes, fs=train_set.fs)

@@ -121,6 +121,7 @@ def recompute_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32
     Under dropout the variance that batch-norm sees in training is not the one it meets in inference (Li et
     al. 2019, arXiv 1801.05134); this removes the mismatch without touching a weight. x : (n, samples, leads).
     """
+    batch_size = min(batch_size, len(x))  # in the largest batches, all of x is one
     dropouts, norms = _of_type(model, layers.Dropout), _of_type(model, layers.BatchNormalization)
     rates, momenta = [d.rate for d in dropouts], [n.momentum for n in norms]
     for dropout in dropouts:
