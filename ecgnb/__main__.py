@@ -152,12 +152,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
+    dataset = load_data(options.split, data=options.data)
     model = named_model(options.model)
     other = options.surrogate or ("adaptive" if model.name == "baseline" else "baseline")
     surrogate = named_model(other)
     if surrogate.digest == model.digest:
         raise EcgnbError(f"--surrogate {other} has the weights of {options.model} itself; name another model")
-    dataset = load_data(options.split, data=options.data)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,

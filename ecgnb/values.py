@@ -15,6 +15,7 @@ from ecgnb.errors import EcgnbError
 COUNT, POSITIVE, SEED = ">= 1", "> 0", ">= 0 and < 4294967296"  # the largest seed that Keras and NumPy both take
 EPSILON = ">= 0 and <= 1000000"  # finite in float32, whatever the unit
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+WORDS = {word: i > 2 for i, word in enumerate(("false", "no", "0", "true", "yes", "1"))}
 Allowed = str | tuple[str, ...]  # a range such as ">= 0 and < 1", or the words that there are
 
 
@@ -28,7 +29,7 @@ def read(name: str, value: Any, example: Any, allowed: Allowed = "") -> Any:
     found: Any
     try:
         if isinstance(example, bool):
-            found = {"true": True, "false": False, "1": True, "0": False}[str(value).strip().lower()]
+            found = WORDS[str(value).strip().lower()]
         elif isinstance(example, str):
             found = _text(value)
         else:

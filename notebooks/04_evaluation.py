@@ -317,7 +317,7 @@ print("inside the ε-ball:", all((np.abs(p) <= 0.2).all() for p in perturbations
 print("padding untouched:", all((p[~af.mask] == 0).all() for p in perturbations))
 
 # %%
-shown = int(np.flatnonzero(adversarial["pgd20"].success)[0])
+shown = int(np.argmax(adversarial["pgd20"].success))  # the first success, if there is one
 strips = {f"{af.names[shown]} (AF), clean": af.in_mv(af.x)[shown]}
 for key, result in adversarial.items():
     prediction = tables.as_prediction(result.logits[shown], dataset.classes)

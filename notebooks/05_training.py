@@ -26,7 +26,6 @@ RESUME = True  # continue from the checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; all relative paths start at the repository's root
 
 # %%
-import json
 from dataclasses import asdict
 
 from IPython.display import Markdown, display
@@ -60,12 +59,13 @@ name = NAME or (DEFENCE if EPOCHS else MODEL)
 chosen = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | overrides(OVERRIDES)
 config = training_config(DEFENCE, PROTOCOL, **chosen) if EPOCHS else None
 source = dict(protocol=PROTOCOL, data=DATA)
+splits = [] if SPLITS == "none" else SPLITS.split()
+datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
 model, history, origin = notebook.load_or_train(
     config, name if EPOCHS else MODEL, out, source, start=START or "baseline", resume=RESUME
 )
-shipped = notebook.resolve(MODEL).with_suffix(".json")
-written = out / "runs" / DEFENCE / "config.json" if EPOCHS else shipped
-settings = json.loads(written.read_text(encoding="utf-8"))
+trained = out / "runs" / DEFENCE if EPOCHS else notebook.resolve(MODEL)
+_, settings, selected = runs.read_training(trained)
 print(name, "·", origin, "·", settings["recordings"])
 
 # %% [markdown]
@@ -85,14 +85,11 @@ print(name, "·", origin, "·", settings["recordings"])
 #    leaking. That does not exclude it (notebook 4).
 
 # %%
-splits = [] if SPLITS == "none" else SPLITS.split()
-datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
 evaluated = engine.from_keras(model, name, settings["batch_size"])
 described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, weights=evaluated.digest)
 
 # %%
 ends = runs.best_and_last(history)
-selected = int(ends["last" if settings["select"] == "last" else "best"]["epoch"])
 figure = figures.learning_curves({name: history}, settings["recordings"], {name: selected})
 numbers = {"selected": selected, "history": history.to_dict("list"), "config": settings}
 style.save(figure, out / "training_curves.png", {"about": asdict(described)} | numbers)

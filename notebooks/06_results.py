@@ -43,7 +43,7 @@ print(len(results), "runs ·", head)
 
 # %%
 if (tried := stored / "ablation.csv").exists() and "baseline" in results:
-    display(comparison.ablation_table(pd.read_csv(tried), results["baseline"].config))
+    display(comparison.ablation_table(runs.read_table(tried), results["baseline"].config))
 
 # %% [markdown]
 # ## Beside the original study
@@ -95,8 +95,8 @@ display(figure)
 # **Look for** whether 0.83 lies in its interval.
 
 # %%
-if "baseline" in results:
-    score = results["baseline"].reports["test"].conditions["clean"].scores["challenge_score"]
+if "baseline" in tested:
+    score = tested["baseline"].conditions["clean"].scores["challenge_score"]
     low, high = score["ci95"]
     print(f"baseline, test fold, challenge score: {tables.with_interval(score)}")
     print(f"0.83 lies {'in' if low <= 0.83 <= high else 'outside'} the interval")
@@ -122,7 +122,7 @@ comparison.claims_table(results, "test")
 # farther apart than the dots around them.
 
 # %%
-by_seed = comparison.seeds(pd.read_csv(stored / "runs.csv"), "test")
+by_seed = comparison.seeds(runs.read_table(stored / "runs.csv"), "test")
 figure = evaluation_figures.seeds_figure(by_seed, f"{head}, test fold")
 numbers = {
     defence: {"_".join(measured[title]): values for title, values in found.items()}
@@ -142,9 +142,9 @@ comparison.seeds_table(by_seed)
 # not rise. But noise is a weak test of label leaking: notebook 4 has a stronger one.
 
 # %%
-files = {name: notebook.resolve(name).with_suffix(".csv") for name in HISTORIES.split()}
-histories = {name: pd.read_csv(path) for name, path in files.items()}
-selected = {name: int(results[name].selected["epoch"]) for name in histories}
+trained = {name: runs.read_training(notebook.resolve(name)) for name in HISTORIES.split()}
+histories = {name: history for name, (history, _, _) in trained.items()}
+selected = {name: epoch for name, (_, _, epoch) in trained.items()}
 figure = figures.learning_curves(histories, f"{head}, dev fold", selected)
 curves = {name: history.to_dict("list") for name, history in histories.items()}
 numbers = {"about": asdict(replace(described, split="dev")), "selected": selected}

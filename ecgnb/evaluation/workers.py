@@ -197,11 +197,13 @@ def workers(where: str) -> Iterator[Workers]:
     if not where:
         yield HERE
         return
+    local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
+    if where.startswith("local") and not local:
+        raise EcgnbError(f"--cluster {where}: expected local, or local:N with a number of processes, such as local:4")
     try:
         import distributed
     except ImportError as error:
         raise EcgnbError(f"--cluster needs Dask ({error}); install it: pip install 'ecgnb[cluster]'") from error
-    local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
     if local:
         with local_cluster(int(local[1] or 0)) as cluster, distributed.Client(cluster) as client:
             yield _ready(client)

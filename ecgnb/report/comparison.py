@@ -115,7 +115,7 @@ def by_run(
 
 def results_table(results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES) -> pd.DataFrame:
     """Every run that was evaluated on a split, in rows."""
-    return table_of(by_run(results, split, measures), "run", cell=with_interval)
+    return table_of(by_run(results, split, measures), "run", cell=with_interval).reindex(columns=list(measures))
 
 
 def original_table(results: Mapping[str, RunResult], split: str = "validation") -> pd.DataFrame:

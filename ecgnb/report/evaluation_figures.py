@@ -84,7 +84,7 @@ def seeds_figure(configurations: Mapping[str, Mapping[str, Mapping[int, float]]]
 
     configurations : name -> {measure: {seed: value}}
     """
-    rows = list(next(iter(configurations.values())))
+    rows = list(next(iter(configurations.values()), {}))
     title = "The same training configuration, other seeds: dots are runs, bars their means"
     fig = style.new_figure(8.6, 1.8 + 0.42 * len(rows), title, subtitle)
     ax = fig.subplots()

@@ -80,5 +80,31 @@ def read_run(path: Path) -> RunResult:
 
 
 def read_runs(folder: Path, names: Sequence[str]) -> dict[str, RunResult]:
-    """name -> result of runs, from the JSON files of a folder."""
-    return {name: read_run(folder / f"{name}.json") for name in names}
+    """name -> result of runs that were evaluated on validation, from the JSON files of a folder."""
+    results = {name: read_run(folder / f"{name}.json") for name in names}
+    for name, result in results.items():
+        if "validation" not in result.reports:
+            raise EcgnbError(f"{folder / name}.json: not evaluated on validation; give notebook 5 SPLITS=validation")
+    return results
+
+
+def read_training(path: Path) -> tuple[pd.DataFrame, dict[str, Any], int]:
+    """Training history, settings and selected epoch: of a model, from the files beside it, or of a run's folder."""
+    files = (path / "history.csv", path / "config.json")
+    if not path.is_dir():
+        files = (path.with_suffix(".csv"), path.with_suffix(".json"))
+    try:
+        history, settings = pd.read_csv(files[0]), json.loads(files[1].read_text("utf-8"))
+        epoch = best_and_last(history)["last" if settings["select"] == "last" else "best"]["epoch"]
+        return history, settings, int(epoch)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        remedy = "name a shipped model, or one with both files beside it"
+        raise EcgnbError(f"{files[0]}, {files[1].name}: no history and settings of a training; {remedy}") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table of `ci/sweep.py`."""
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise EcgnbError(f"{path}: cannot be read as the table of ci/sweep.py ({error})") from error
