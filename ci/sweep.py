@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from papermill import inspect_notebook
 from tqdm import tqdm
 
 from ecgnb.errors import EcgnbError
@@ -22,6 +24,7 @@ from ecgnb.evaluation.schema import Report
 from ecgnb.evaluation.workers import HERE, Workers, workers
 from ecgnb.files import write_atomically, write_json
 from ecgnb.report.runs import read_run
+from ecgnb.training.configuration import overrides
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_training.ipynb"
 TABLE = "results.csv"
@@ -37,16 +40,24 @@ def read_plan(path: Path, only: Sequence[str] = ()) -> Plan:
     only : the runs that are wanted, together with those that they start from; all if empty.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             lines: list[dict[str, str]] = list(csv.DictReader(file))
-    except OSError as error:
-        raise EcgnbError(f"{path}: no plan to read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EcgnbError(f"{path}: no plan to read, a CSV file in UTF-8 ({error})") from error
+    known = inspect_notebook(str(NOTEBOOK)).keys() - {"NAME", "OUT", "REMAKE"}  # these the sweep itself gives
     plan: Plan = {}
     for line in lines:
         name = line.pop("name", None)
         if not name or name in plan or None in line:
             raise EcgnbError(f"{path}: every run needs a name of its own, and a value a column")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise EcgnbError(f"{path}: {name!r} is no name of a run, which is also its folder's; such as fast-2018")
+        if unknown := sorted(line.keys() - known):
+            raise EcgnbError(f"{path}: no such parameter: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         plan[name] = {key: value for key, value in line.items() if value}
+        overrides(line.get("OVERRIDES") or "")
+    if not plan:
+        raise EcgnbError(f"{path}: no run in this plan; a row is a run")
     order = list(plan)
     for name, run in plan.items():
         if run.get("START") in order[order.index(name) :]:

@@ -75,12 +75,6 @@ def test_papermill_runs_it_on_the_demo_set_with_tiny_settings(name, tmp_path):
     assert bool(list(out.glob("models/*.keras"))) == ("EPOCHS" in TINY[name])
 
 
-def test_an_unknown_parameter_is_an_error_that_names_it(tmp_path):
-    done = papermill("00_data", tmp_path, DATA="demo", EPOCS=150)
-    assert done.returncode != 0
-    assert "no such parameter: EPOCS; this notebook has BAD, DATA" in done.stderr
-
-
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 def test_the_stored_notebook_is_as_a_maintainer_published_it(notebook):
     """Executed in order, without errors, red boxes, widgets, or traces of one machine."""

@@ -68,25 +68,6 @@ def test_a_plan_that_is_not_there_is_named(tmp_path, capsys):
     assert "nowhere.csv: no plan to read" in capsys.readouterr().err
 
 
-def test_overrides_are_read_from_text():
-    assert overrides("dropout=0.5 cosine=false target= steps=3 select=last") == {
-        "dropout": 0.5,
-        "cosine": False,
-        "target": "",
-        "steps": 3,
-        "select": "last",
-    }
-    assert overrides("") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("drop=0.5", "no such setting"), ("steps=x", "steps=<int>"), ("cosine=1", "cosine=<bool>")]
-)
-def test_overrides_that_cannot_be_read_are_refused(text, message):
-    with pytest.raises(EcgnbError, match=message):
-        overrides(text)
-
-
 @pytest.mark.parametrize("name", ["runs", "ablation"])
 def test_the_plans_of_the_repository_can_be_read(name):
     for run in sweep.read_plan(ROOT / "models" / f"{name}.csv").values():

@@ -58,7 +58,8 @@ print("shorter than 30 s:", int((dataset.lengths < dataset.x.shape[1]).sum()))
 # and the beats are uneven. "Other" is any other rhythm. "Noisy" is too noisy to classify.
 
 # %%
-first = {symbol: dataset.of_class(symbol).take([0]) for symbol in dataset.classes}
+present = [symbol for symbol in dataset.classes if about.class_counts[symbol]]
+first = {symbol: dataset.of_class(symbol).take([0]) for symbol in present}
 titles = {symbol: f"{style.class_title(symbol)}, {one.names[0]}" for symbol, one in first.items()}
 strips = {titles[symbol]: one.in_mv(one.x)[0] for symbol, one in first.items()}
 figure = figures.class_gallery(strips, dataset.title)
@@ -73,7 +74,7 @@ display(figure)
 # spread: the same ε is several times more µV for one patient than for another.
 
 # %%
-sd_uv = {symbol: 1000 * dataset.of_class(symbol).sd_mv for symbol in dataset.classes}
+sd_uv = {symbol: 1000 * dataset.of_class(symbol).sd_mv for symbol in present}
 figure = figures.microvolts_figure(sd_uv, 0.2, dataset.title)
 quantiles = {symbol: np.quantile(0.2 * sd, [0.05, 0.5, 0.95]) for symbol, sd in sd_uv.items()}
 epsilon_uv = {s: dict(zip(("p5", "median", "p95"), q, strict=True)) for s, q in quantiles.items()}

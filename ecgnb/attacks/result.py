@@ -86,7 +86,7 @@ class Search:
             rest = np.flatnonzero(self.margin <= 0)
             self.logits[rest] = self.classifier.logits(self.x[rest])
         success = self.problem.goal.reached(self.logits, self.problem.y)
-        loss = np.array(self.loss, np.float32).reshape(-1, len(self.x))
+        loss = np.array(self.loss, np.float32).reshape(len(self.loss), len(self.x))
         return AttackResult(self.x, self.logits, success, self.queries, loss)
 
 
