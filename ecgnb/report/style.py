@@ -125,7 +125,7 @@ def intervals(ax: Axes, rows: Mapping[str, Estimate | None], colour: str, marker
 def share_rows(ax: Axes, rows: Sequence[str], xlabel: str = "") -> None:
     """Axes from 0 to 1 with a named row for each of `rows`, the first on top."""
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlim=(-0.01, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
+    ax.set(xlim=(-0.01, 1.01), ylim=(max(1, len(rows)) - 0.5, -0.5), xlabel=xlabel)
     tidy(ax, "")
 
 
