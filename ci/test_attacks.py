@@ -399,9 +399,9 @@ def test_threats_say_what_they_are_and_convert_their_unit(demo_dev):
 
 def test_a_threat_names_the_recordings_that_it_attacks(demo_dev):
     for symbol in CLASSES:
-        attacked = Threat(attack_class=symbol).is_attacked(demo_dev)
+        attacked = Threat(symbol, "").is_attacked(demo_dev)
         assert (attacked == (demo_dev.y == CLASSES.index(symbol))).all() and attacked.any()
-    assert Threat(attack_class="").is_attacked(demo_dev).all()
+    assert Threat("", "").is_attacked(demo_dev).all()
 
 
 @pytest.mark.parametrize("name", NOISE_BASELINES)

@@ -336,7 +336,6 @@ def run(monkeypatch, tmp_path):
         return shell.user_ns
 
     yield execute
-    shell.reset(new_session=False)
     InteractiveShell.clear_instance()
 
 

@@ -87,13 +87,13 @@ class _Evaluation:
         if surrogate is None and (suite.transferred or suite.checks):
             raise EcgnbError(f"suite {suite.name} needs a surrogate model to transfer from")
         self.surrogate = surrogate or model
-        self.clean = self._predict(dataset.x)
-        self.correct = self.clean == dataset.y
         self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
         self.subset = dataset.take(self.rows)
         if not len(self.subset):
             raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
         self.problem = suite.threat.on(self.subset)
+        self.clean = self._predict(dataset.x)
+        self.correct = self.clean == dataset.y
         self.is_correct = self.correct[self.rows]
         if suite.checks and not self.is_correct.any():
             raise EcgnbError(
