@@ -1,0 +1,108 @@
+"""Sphinx settings of the site (`bash ci/site`). Sources are the notebooks and pages where they lie in the repository."""
+
+import os
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[2]
+
+project = "Small changes, big errors"
+author = "the authors of ecgnb"
+release = metadata.version("ecgnb")
+language = "en-GB"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.githubpages"]
+root_doc = "notebooks/index"
+include_patterns = [
+    "README.md",
+    ".github/*.md",
+    "ci/*.md",
+    "models/README.md",
+    "notebooks/*.ipynb",
+    "notebooks/**.md",
+]
+exclude_patterns = [".git", ".venv", ".*_cache", "out", "runs", "build", "**/.ipynb_checkpoints"]
+
+nb_execution_mode = "off"  # as stored
+nb_ipywidgets_js: dict = {}  # the default fetches two scripts; a notebook's widgets need a kernel
+nb_render_markdown_format = "myst"
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+suppress_warnings = ["misc.highlighting_failure"]
+
+default_role = "code"  # docstrings mark names with single backticks
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+add_module_names = False
+
+html_theme = "furo"
+html_title = project
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+templates_path = ["templates"]
+html_extra_path = ["index.html"]
+html_copy_source = False
+html_show_sphinx = False
+
+
+def visit_math(translator, node):
+    """A formula as MathML, which browsers draw themselves: no script, no fonts, nothing fetched."""
+    block = isinstance(node, nodes.math_block)
+    translator.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
+
+
+class CommandHelp(SphinxDirective):
+    """What a command prints, in a box: `{command} python -m ecgnb train --help`."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        words = shlex.split(self.arguments[0])
+        words[0] = {"python": sys.executable}.get(words[0], words[0])
+        environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        text = f"$ {self.arguments[0]}\n{done.stdout}"
+        return [nodes.literal_block(text, text, language="text")]
+
+
+class FigureAlt(SphinxPostTransform):
+    """An image that a cell made and that has no alternative text gets the name of its section."""
+
+    default_priority = 1
+
+    def run(self, **_):
+        for image in self.document.findall(nodes.image):
+            if "alt" not in image:
+                section = image
+                while section.parent is not None and not isinstance(section, nodes.section):
+                    section = section.parent
+                title = section.next_node(nodes.title)
+                image["alt"] = f"Figure: {title.astext() if title else ''}. The text beside it says what it shows."
+
+
+def as_slides(app, pagename, templatename, context, doctree):
+    """The page of slides has a template of its own, without the site's frame."""
+    return "slides.html" if pagename == "notebooks/course/slides" else None
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))
+    app.add_directive("command", CommandHelp)
+    app.add_post_transform(FigureAlt)
+    app.connect("html-page-context", as_slides)
+
+
+html_math_renderer = "mathml"
