@@ -1,6 +1,7 @@
 """Sphinx settings of the site (`bash ci/site`). Sources are the notebooks and pages where they lie in the repository."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ author = "the authors of ecgnb"
 release = metadata.version("ecgnb")
 language = "en-GB"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.githubpages"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.githubpages"]
 root_doc = "notebooks/index"
 include_patterns = [
     "README.md",
@@ -43,6 +44,7 @@ default_role = "code"  # docstrings mark names with single backticks
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "set"}  # Matplotlib's own
 add_module_names = False
 
 html_theme = "furo"
@@ -78,6 +80,20 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+class Modules(SphinxDirective):
+    """Every module of a sub-package, with what its docstrings say: `{modules} attacks`."""
+
+    required_arguments = 1
+
+    def run(self):
+        text = ""
+        for path in sorted((ROOT / "ecgnb" / self.arguments[0]).glob("*.py")):
+            module = f"ecgnb.{self.arguments[0]}.{path.stem}".removesuffix(".__init__")
+            members = "" if path.stem == "__init__" else "   :members:\n"
+            text += f"### {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n{members}```\n\n"
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
 class FigureAlt(SphinxPostTransform):
     """An image that a cell made and that has no alternative text gets the name of its section."""
 
@@ -93,6 +109,22 @@ class FigureAlt(SphinxPostTransform):
                 image["alt"] = f"Figure: {title.astext() if title else ''}. The text beside it says what it shows."
 
 
+def as_rst(app, what, name, subject, options, lines):
+    """Docstrings are plain text. Lines such as "x : (n,) float32, what it is" become the items of a list."""
+    plain, lines[:] = lines[:], []
+    in_item = False
+    for line in plain:
+        line = line if line.startswith(">>>") else line.replace("*", r"\*")
+        if re.match(r"[A-Za-zα-ω_][\w, /.-]* : ", line):
+            lines += [f"- {line}"] if in_item else ["", f"- {line}"]
+            in_item = True
+        elif in_item and line and not line.startswith(("Raises", "Returns")):
+            lines.append(f"  {line.strip()}")
+        else:
+            lines += ["", line] if in_item else [line]
+            in_item = False
+
+
 def as_slides(app, pagename, templatename, context, doctree):
     """The page of slides has a template of its own, without the site's frame."""
     return "slides.html" if pagename == "notebooks/course/slides" else None
@@ -101,6 +133,8 @@ def as_slides(app, pagename, templatename, context, doctree):
 def setup(app):
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))
     app.add_directive("command", CommandHelp)
+    app.add_directive("modules", Modules)
+    app.connect("autodoc-process-docstring", as_rst)
     app.add_post_transform(FigureAlt)
     app.connect("html-page-context", as_slides)
 
