@@ -56,6 +56,7 @@ templates_path = ["templates"]
 html_extra_path = ["index.html"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 
 
 def visit_math(translator, node):
