@@ -97,7 +97,13 @@ def test_the_checker_finds_what_is_wrong(tmp_path):
         '<a href="b.html">x</a><a href="#no">x</a><img src="https://cdn.example/x.png"><style>@import "//cdn.example/x"</style>'
     )
     faults, elsewhere = check(tmp_path)
-    wrong = ("leads nowhere: b.html", "no such anchor: #no", "image without a text", "fetches https://cdn", "fetches //cdn")
+    wrong = (
+        "leads nowhere: b.html",
+        "no such anchor: #no",
+        "image without a text",
+        "fetches https://cdn",
+        "fetches //cdn",
+    )
     assert all(any(words in fault for fault in faults) for words in wrong)
     assert elsewhere == {"https://cdn.example/x.png"}
 

@@ -22,14 +22,7 @@ language = "en-GB"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.githubpages"]
 root_doc = "notebooks/index"
-include_patterns = [
-    "README.md",
-    ".github/*.md",
-    "ci/*.md",
-    "models/README.md",
-    "notebooks/*.ipynb",
-    "notebooks/**.md",
-]
+include_patterns = ["README.md", ".github/*.md", "ci/*.md", "models/README.md", "notebooks/*.ipynb", "notebooks/**.md"]
 exclude_patterns = [".git", ".venv", ".*_cache", "out", "runs", "build", "**/.ipynb_checkpoints"]
 
 nb_execution_mode = "off"  # as stored
@@ -38,11 +31,9 @@ nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
-suppress_warnings = ["misc.highlighting_failure"]
+suppress_warnings = ["ref.python"]  # a name may be documented as `ecgnb.Dataset` and in its module
 
 default_role = "code"  # docstrings mark names with single backticks
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "set"}  # Matplotlib's own
 add_module_names = False
@@ -110,20 +101,23 @@ class FigureAlt(SphinxPostTransform):
                 image["alt"] = f"Figure: {title.astext() if title else ''}. The text beside it says what it shows."
 
 
+NAMED = r"[A-Za-zα-ω_][\w, /.-]* : "  # how docstrings begin the explanation of a parameter
+
+
 def as_rst(app, what, name, subject, options, lines):
-    """Docstrings are plain text. Lines such as "x : (n,) float32, what it is" become the items of a list."""
-    plain, lines[:] = lines[:], []
-    in_item = False
-    for line in plain:
-        line = line if line.startswith(">>>") else line.replace("*", r"\*")
-        if re.match(r"[A-Za-zα-ω_][\w, /.-]* : ", line):
-            lines += [f"- {line}"] if in_item else ["", f"- {line}"]
-            in_item = True
-        elif in_item and line and not line.startswith(("Raises", "Returns")):
-            lines.append(f"  {line.strip()}")
+    """Docstrings are plain text. What they say of parameters, such as "x : (n,) float32, …; y : …", becomes a list."""
+    paragraphs = []
+    for paragraph in "\n".join(lines).split("\n\n"):
+        if not paragraph.startswith(">>>"):
+            paragraph = paragraph.replace("*", r"\*")
+        if first := re.search(f"^{NAMED}", paragraph, re.M):
+            before, named = paragraph[: first.start()], paragraph[first.start() :]
+            named, *after = re.split(r"\n(?=Raises|Returns)", named)
+            items = re.split(rf"(?:;\s+|\n)(?={NAMED})", named)
+            paragraphs += [before, *("- " + " ".join(item.split()) for item in items), *after]
         else:
-            lines += ["", line] if in_item else [line]
-            in_item = False
+            paragraphs.append(paragraph)
+    lines[:] = "\n\n".join(paragraphs).splitlines()
 
 
 def as_slides(app, pagename, templatename, context, doctree):
