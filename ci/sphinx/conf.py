@@ -101,7 +101,7 @@ class FigureAlt(SphinxPostTransform):
                 image["alt"] = f"Figure: {title.astext() if title else ''}. The text beside it says what it shows."
 
 
-NAMED = r"[A-Za-zα-ω_][\w, /.-]* : "  # how docstrings begin the explanation of a parameter
+NAMED = r"[A-Za-zα-ω_][\w, /.-]* :\s"  # how docstrings begin the explanation of a parameter
 
 
 def as_rst(app, what, name, subject, options, lines):
