@@ -200,3 +200,8 @@ def test_the_plan_of_the_page_can_be_read(tmp_path):
     (plan,) = blocks(HOWTO / "own_defence.md", "text")
     (tmp_path / "my_runs.csv").write_text(plan)
     assert list(read_plan(tmp_path / "my_runs.csv")) == ["small-epsilon", "large-epsilon"]
+
+
+def test_the_page_on_tests_names_files_that_exist():
+    named = re.findall(r"`((?:test_\w+|conftest)\.py)`", (ROOT / "ci" / "TESTS.md").read_text("utf-8"))
+    assert len(named) > 10 and not [name for name in named if not (ROOT / "ci" / name).exists()]
