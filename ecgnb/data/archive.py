@@ -25,8 +25,8 @@ def decode(content: bytes, where: str) -> str:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:
-        raise EcgnbError(f"{where} is not text in UTF-8 or UTF-16; save it as UTF-8")
+    if not text.translate({9: None, 10: None, 13: None}).isprintable():  # tab and ends of lines
+        raise EcgnbError(f"{where} is not plain text in UTF-8 or UTF-16; save it as UTF-8")
     return text
 
 
@@ -48,7 +48,9 @@ class Archive:
         try:
             return zipfile.ZipFile(self.path)
         except Exception as error:  # zipfile raises many kinds for damaged bytes
-            raise EcgnbError(f"{self.path}: not a readable zip file ({error}); delete it and run again") from error
+            raise EcgnbError(
+                f"{self.path}: not a readable zip file ({str(error)[:80]!r}); delete it and run again"
+            ) from error
 
     def _files(self) -> Iterator[tuple[str, Path | zipfile.ZipInfo]]:
         """(path in the archive, where it lies) of every file."""
@@ -68,8 +70,9 @@ class Archive:
         found: dict[str, Path | zipfile.ZipInfo] = {}
         for written, place in self._files():
             path = posixpath.normpath(written.replace("\\", "/"))
-            if path.startswith(("/", "../")):
-                raise EcgnbError(f"{self.path}: holds {written!r}, a path outside it; pack it again without that")
+            if path.startswith(("/", "../")) or not path.isprintable():
+                what = "a path outside it" if path.isprintable() else "a name that cannot be printed"
+                raise EcgnbError(f"{self.path}: holds {written[:80]!r}, {what}; remove or rename that file")
             if path.startswith((".", "__MACOSX/")) or "/." in path:
                 continue
             stem, ending = path[:-4], path[-4:].lower()
@@ -118,7 +121,7 @@ class Archive:
         except EcgnbError:
             raise
         except Exception as error:  # zipfile and zlib raise many kinds for damaged bytes
-            raise EcgnbError(f"{where} cannot be read ({error}); delete the file and run again") from error
+            raise EcgnbError(f"{where} cannot be read ({str(error)[:80]!r}); fetch or copy it again") from error
 
     def text(self, path: str) -> str:
         """The text of the file at `path`."""

@@ -20,7 +20,7 @@ from ecgnb.files import has_arrays, load_arrays, save_arrays
 
 PROTOCOLS = ("leakfree", "original")
 # Label version -> names of its file in the training archive: PhysioNet's unpacked layout, then its zip.
-LABEL_VERSIONS = {
+LABEL_VERSIONS: dict[str, tuple[str, ...]] = {
     "v0": ("REFERENCE-v0.csv", "REFERENCE-original.csv"),
     "v2": ("REFERENCE-v2.csv", "REFERENCE.csv"),
     "v3": ("REFERENCE-v3.csv",),
@@ -210,12 +210,16 @@ def load_data(
         raise EcgnbError(f"{archive.path}: none of its {len(recordings)} recordings is in split {split!r}; add more")
     # Of all recordings a view will do, which copies nothing.
     rows = slice(None) if len(keep) == len(recordings) else keep
+    arrays = {name: array[rows] for name, array in windows(recordings).items()}
     kind = "validation" if split == "validation" else "training"
     return Dataset(
-        **{name: array[rows] for name, array in windows(recordings).items()},
+        x=arrays["x"],
+        lengths=arrays["lengths"],
+        mean_mv=arrays["mean_mv"],
+        sd_mv=arrays["sd_mv"],
         y=np.array([CLASSES.index(label_of[name]) for name in recordings.names[keep].tolist()], np.int64),
         names=recordings.names[keep],
-        signals=tuple(recordings.signal(i) for i in keep),
+        signals=tuple(recordings.signal(int(i)) for i in keep),
         split=split,
         protocol=protocol,
         labels=labels,
@@ -263,15 +267,17 @@ def load_labels(version: str, split: str, folder: Path | None = None) -> dict[st
         raise EcgnbError(f"labels={version!r}: expected one of {', '.join(LABEL_VERSIONS)}")
     if version == "v3":
         path = find_labels_v3("validation" if split == "validation" else "training", folder)
-        return read_labels(path.read_bytes(), str(path))
-    if split == "validation" and version == "v0":
-        archive, names = find_archive("validation", folder), ("REFERENCE-v0.csv", "REFERENCE.csv")
-    else:
-        archive, names = find_archive("training", folder), LABEL_VERSIONS[version]
-    for inside in map(archive.only, names):
-        if inside:
-            return read_labels(archive.read(inside), f"{archive.path}: {inside}")
-    raise EcgnbError(f"{archive.path}: holds no {' or '.join(names)} with labels {version}; put it there")
+        try:
+            return read_labels(path.read_bytes(), str(path))
+        except OSError as error:
+            raise EcgnbError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
+    own = split == "validation" and version == "v0"
+    files = (LABEL_VERSIONS["v0"][0], "REFERENCE.csv") if own else LABEL_VERSIONS[version]
+    archive = find_archive("validation" if own else "training", folder)
+    inside = next(filter(None, map(archive.only, files)), "")
+    if not inside:
+        raise EcgnbError(f"{archive.path}: holds no {' or '.join(files)} with labels {version}; put it there")
+    return read_labels(archive.read(inside), f"{archive.path}: {inside}")
 
 
 def windows(recordings: Recordings) -> dict[str, np.ndarray]:

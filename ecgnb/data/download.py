@@ -58,7 +58,7 @@ def find_labels_v3(split: str, folder: Path | None = None) -> Path:
     place = folder or _mirror()
     if isinstance(place, Path):
         for path in (place / LABELS_V3, *(place / name / LABELS_V3 for name in LAYOUTS[split])):
-            if path.exists():
+            if path.is_file():
                 return path
     if folder:
         raise EcgnbError(f"{folder}: holds no {LABELS_V3}; write it: a line `record,label` (A N O ~) a recording")

@@ -91,7 +91,9 @@ def read_recording(archive: Archive, name: str) -> np.ndarray:
     samples = _as_int16(read_mat(archive.read(f"{stem}.mat"), where), where)
     is_published = name in manifest()
     if is_published and manifest()[name] != (len(samples), digest(samples)):
-        raise EcgnbError(f"{where} differs from the published {name}; fetch it again, or rename a recording of your own")
+        raise EcgnbError(
+            f"{where} differs from the published {name}; fetch it again, or rename a recording of your own"
+        )
     if header in archive:
         check_header(archive.text(header), name, samples, f"{archive.path}: {header}")
     elif not is_published:
@@ -116,7 +118,7 @@ def read_mat(content: bytes, where: str) -> np.ndarray:
         raise EcgnbError(f"{where} is a MATLAB v{version} file, and only v4 is read; {SAVE_V4}")
     found: dict[bytes, np.ndarray] = {}
     at = 0
-    while at < len(content):
+    while at < len(content) or not found:
         if len(content) - at < 20:
             raise _not_v4(where)
         order = ">" if content[at] == 0 and content[at + 1 : at + 4] != b"\0\0\0" else "<"
