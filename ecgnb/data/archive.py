@@ -90,7 +90,7 @@ class Archive:
 
         Raises EcgnbError if there are several.
         """
-        paths = [path for path in self._members if posixpath.basename(path) == name]
+        paths = [path for path in self._members if path == name or path.endswith(f"/{name}")]
         if len(paths) > 1:
             raise EcgnbError(f"{self.path}: holds {paths[0]} and {paths[1]}; keep one")
         return paths[0] if paths else None
@@ -134,7 +134,7 @@ class Archive:
         Lines of RECORDS are paths from the folder it lies in. Sub-folders may have their own.
         Raises EcgnbError if two recordings have one name, if RECORDS names one twice, or leaves one out.
         """
-        lists = [path for path in self._members if posixpath.basename(path) == "RECORDS"]
+        lists = [path for path in self._members if path == "RECORDS" or path.endswith("/RECORDS")]
         mats = sorted((path[:-4] for path in self._members if path.endswith(".mat")), key=posixpath.basename)
         stems = dict.fromkeys(stem for path in lists for stem in self._listed(path)) if lists else mats
         found: dict[str, str] = {}

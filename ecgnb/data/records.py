@@ -141,7 +141,7 @@ def read_mat(content: bytes, where: str) -> np.ndarray:
         found[name] = np.frombuffer(content, dtype, rows * columns, start).reshape(columns, rows).T
     if b"val" not in found:
         names = ", ".join(name.decode(errors="replace") for name in found) or "nothing"
-        raise EcgnbError(f"{where} has no variable `val` (it holds {names[:60]!r}); is it a Challenge 2017 file?")
+        raise EcgnbError(f"{where} has no variable `val` (it holds {names[:60]!r}); name the samples so")
     return found[b"val"]
 
 
@@ -174,22 +174,25 @@ def check_header(text: str, name: str, samples: np.ndarray, where: str) -> None:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     record, signal = ([*lines, "", ""][i].split(None, most) for i, most in ((0, -1), (1, 8)))
     if not 2 <= len(record) <= 6 or len(signal) < 2:
-        raise EcgnbError(f"{where} cannot be read: expected a line for the record and one for its signal")
+        raise EcgnbError(f"{where} cannot be read: expected a line for the record and one for its signal; write both")
     if record[0] != name or signal[0].lower() != f"{name}.mat".lower():
-        raise EcgnbError(f"{where} is the header of {record[0]}, {signal[0]}; put the right one there")
+        raise EcgnbError(f"{where} is the header of {record[0][:40]}, {signal[0][:40]}; put the right one there")
     if record[1] != "1" or len(lines) != 2:
         raise EcgnbError(f"{where} tells of {record[1]} signals in {len(lines) - 1} lines, expected 1; save one lead")
     rate = RATE.fullmatch(record[2]) if len(record) > 2 else None
     if not rate or float(rate[1]) != FS:
-        given = repr(record[2]) if len(record) > 2 else "not given (250 Hz by WFDB's rules)"
+        given = repr(record[2][:40]) if len(record) > 2 else "not given (250 Hz by WFDB's rules)"
         raise EcgnbError(f"{where}: sampling rate is {given}, expected {FS}; correct it, or resample the recording")
     gain = GAIN.fullmatch(signal[2]) if len(signal) > 2 else None
     if not gain or float(gain[1]) * PER_MV.get(gain[3] or "mV", 0) != UNITS_PER_MV:
-        given = repr(signal[2]) if len(signal) > 2 else "not given (200/mV by WFDB's rules)"
+        given = repr(signal[2][:40]) if len(signal) > 2 else "not given (200/mV by WFDB's rules)"
         raise EcgnbError(f"{where}: gain is {given}, expected {UNITS_PER_MV}/mV; correct it, or rescale the samples")
     numbers = [*record[3:4], *signal[3:8]]
     if not re.fullmatch(r"16(\+[0-9]{1,9})?", signal[1]) or not all(WHOLE.fullmatch(n) for n in numbers):
-        raise EcgnbError(f"{where} cannot be read: format {signal[1]}, numbers {' '.join(numbers)}")
+        raise EcgnbError(
+            f"{where}: format {signal[1]}, numbers {' '.join(numbers)[:80]}: expected format 16 and whole numbers; "
+            "correct it"
+        )
     length = int((record[3:4] or ["0"])[0])
     _, zero, _, checksum, _ = (int(n) for n in [*signal[3:8], *"00000"][:5])
     if length not in (0, len(samples)):
