@@ -23,6 +23,7 @@ import pandas as pd
 from bench_sides import CASES, EPSILON, FULL, LARGEST, QUICK, RESOLUTION, STEP_SIZE
 from matplotlib.figure import Figure
 
+from ecgnb.data.dataset import load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_json
 from ecgnb.progress import bar
@@ -281,7 +282,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     size, runs = (QUICK, 1) if options.quick else (FULL, options.runs)
     work = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    data = "DEMO (SYNTHETIC)" if options.data == "demo" else "PhysioNet/CinC Challenge 2017"
+    data = load_data("validation", data=options.data).source
     about = machine() | {"data": data + ", a few recordings" * options.quick, "runs": runs}
     floor = run("floor", "matrix_product", work, options)
     if "error" in floor:

@@ -5,13 +5,10 @@ Usage: ECGNB_MIRROR=<folder with training2017.zip> python ci/make_manifest.py
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import scipy.io
-
 from ecgnb.data.download import find_archive
-from ecgnb.data.records import digest
+from ecgnb.data.records import digest, read_mat
 from ecgnb.files import write_atomically
 from ecgnb.progress import bar
 
@@ -21,8 +18,8 @@ TARGET = Path(__file__).parents[1] / "ecgnb" / "data" / "manifest.csv"
 def main() -> None:
     archive = find_archive("training")
     lines = ["record,samples,digest"]
-    for name in bar("recordings", archive.records()):
-        samples = scipy.io.loadmat(io.BytesIO(archive.read(f"{name}.mat")))["val"][0]
+    for name, stem in bar("recordings", archive.records.items()):
+        samples = read_mat(archive.read(f"{stem}.mat"), name)[0]
         lines.append(f"{name},{len(samples)},{digest(samples)}")
     write_atomically(TARGET, lambda path: path.write_text("\n".join(lines) + "\n"))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecgnb.constants import CLASSES
-from ecgnb.data.dataset import balanced_index, class_weights, folds, load_data
+from ecgnb.data.dataset import DEMO, balanced_index, class_weights, folds, load_data
 from ecgnb.errors import EcgnbError
 
 
@@ -93,6 +93,6 @@ def test_a_wrong_setting_is_named(settings, message):
 
 
 def test_the_demo_set_says_so_and_has_all_classes(demo_train):
-    assert demo_train.synthetic and demo_train.title.startswith("DEMO (SYNTHETIC)")
+    assert demo_train.source == DEMO and demo_train.title.startswith("DEMO (SYNTHETIC)")
     assert set(demo_train.y) == set(range(len(CLASSES)))
     assert np.isfinite(demo_train.x).all()

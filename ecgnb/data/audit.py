@@ -7,26 +7,37 @@ import pandas as pd
 
 from ecgnb.constants import CLASSES, FS, WINDOW
 from ecgnb.data import dataset as data
-from ecgnb.data.download import find_archive
+from ecgnb.data.download import LABELS_V3, find_archive
 from ecgnb.data.records import manifest, read_recordings
+from ecgnb.errors import EcgnbError
 
 
 def audit(setting: str = "auto", full: bool = True, bad: str = "error") -> dict[str, pd.DataFrame]:
-    """Tables by title. full : read the training archive too (99 MB), and verify all of it.
+    """Tables by title. full : read the training archive of the challenge too (99 MB), and verify all of it.
 
     Without it, lengths, duplicates and leak come from the shipped manifest, and labels are v3 alone.
     """
-    folder, synthetic = data.find_data(setting)
+    folder, _ = data.find_data(setting)
     validation = read_recordings(find_archive("validation", folder), bad)
-    if full or synthetic:
-        training = read_recordings(find_archive("training", folder), bad)
+    skipped = list(validation.skipped)
+    if full or folder:
+        archive = find_archive("training", folder)
+        training = read_recordings(archive, bad)
         digest_of = data.digests(training)
         length_of = dict(zip(training.names, np.diff(training.starts), strict=True))
+        versions = [v for v, names in data.LABEL_VERSIONS.items() if v == "v3" or any(map(archive.only, names))]
+        skipped += training.skipped
     else:
         digest_of = {name: digest for name, (_, digest) in manifest().items()}
         length_of = {name: samples for name, (samples, _) in manifest().items()}
-    versions = list(data.LABEL_VERSIONS) if full or synthetic else ["v3"]
+        versions = ["v3"]
     labels = {v: data.load_labels(v, "training", folder) for v in versions}
+    unlabelled = [f"{name} has no label v3" for name in digest_of if name not in labels["v3"]]
+    if unlabelled and bad == "error":
+        raise EcgnbError(f"{folder}: {unlabelled[0]} ({len(unlabelled)} such); write it into {LABELS_V3}")
+    digest_of = {name: digest for name, digest in digest_of.items() if name in labels["v3"]}
+    length_of = {name: length_of[name] for name in digest_of}
+    skipped += unlabelled
     v3 = labels["v3"]
     return {
         "Recordings by class and label version": _counts(labels),
@@ -34,7 +45,7 @@ def audit(setting: str = "auto", full: bool = True, bad: str = "error") -> dict[
         "Duplicates: byte-identical recordings": _duplicates(digest_of, v3),
         "Leak: validation recordings that are also training recordings": _leak(data.digests(validation), digest_of),
         "Folds of `leakfree` (labels v3)": _folds(digest_of, data.digests(validation), v3),
-    }
+    } | ({"Bad recordings, skipped": pd.DataFrame({"reason": skipped})} if skipped else {})
 
 
 def _counts(labels: dict[str, dict[str, str]]) -> pd.DataFrame:

@@ -13,14 +13,32 @@ from tqdm import tqdm
 from ecgnb import values
 from ecgnb.constants import CLASSES, FS, UNITS_PER_MV, WINDOW
 from ecgnb.data import demo
+from ecgnb.data.archive import Archive
 from ecgnb.data.download import NoRecordings, cache_dir, find_archive, find_labels_v3
-from ecgnb.data.records import Recordings, read_labels, read_recordings
+from ecgnb.data.records import Recordings, manifest, read_labels, read_recordings
 from ecgnb.errors import EcgnbError
 from ecgnb.files import has_arrays, load_arrays, save_arrays
 
 PROTOCOLS = ("leakfree", "original")
-LABEL_VERSIONS = {"v0": "REFERENCE-original.csv", "v2": "REFERENCE.csv", "v3": "REFERENCE-v3.csv"}
+# Label version -> names of its file in the training archive: PhysioNet's unpacked layout, then its zip.
+LABEL_VERSIONS: dict[str, tuple[str, ...]] = {
+    "v0": ("REFERENCE-v0.csv", "REFERENCE-original.csv"),
+    "v2": ("REFERENCE-v2.csv", "REFERENCE.csv"),
+    "v3": ("REFERENCE-v3.csv",),
+}
 SPLITS = ("train", "dev", "test", "validation")
+
+CHALLENGE = "PhysioNet/CinC Challenge 2017"
+DEMO = "DEMO (SYNTHETIC)"
+# (archive, labels) -> `_digest` of the published recordings with those labels.
+PUBLISHED = {
+    ("training", "v0"): "ff608415edc3a117",
+    ("training", "v2"): "c2069442aaa643c7",
+    ("training", "v3"): "b40a0a0fe5fa2dfc",
+    ("validation", "v0"): "edb417bc2cfb55a1",
+    ("validation", "v2"): "204076d088c908b3",
+    ("validation", "v3"): "3bf6588444472905",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,8 @@ class Dataset:
     mean_mv, sd_mv : (n,) float64, mV, over the true samples
     signals : n int16 arrays, the whole recordings (some are longer than the window), in 1/1000 mV
     split, protocol, labels : which recordings these are and whose labels they carry
-    synthetic : True for the demo set
+    source : where they come from: `CHALLENGE` only if their digests say so, `DEMO`, or the name of a folder
+    skipped : one line for each bad recording of the archive that was left out, with the reason
     classes : symbols of the classes, in the order of `y`; fs : sampling rate, Hz
     """
 
@@ -48,7 +67,8 @@ class Dataset:
     split: str
     protocol: str
     labels: str
-    synthetic: bool
+    source: str
+    skipped: tuple[str, ...] = ()
     classes: tuple[str, ...] = CLASSES
     fs: float = FS
 
@@ -63,8 +83,13 @@ class Dataset:
     @property
     def title(self) -> str:
         """The words that stand on every figure and table made from these recordings."""
-        name = "DEMO (SYNTHETIC)" if self.synthetic else "CinC 2017"
-        return f"{name}, {self.split}, labels {self.labels}"
+        short = self.source.replace(CHALLENGE, "CinC 2017", 1)
+        return f"{short}, {self.split}, labels {self.labels}{self.left_out}"
+
+    @property
+    def left_out(self) -> str:
+        """How many bad recordings were left out, to end a title with; "" if none."""
+        return f", bad recordings skipped: {len(self.skipped)}" if self.skipped else ""
 
     def in_mv(self, x: np.ndarray) -> list[np.ndarray]:
         """Windows of these recordings, (n, 9000, 1) z-units, as n arrays (length,) float64, mV, unpadded."""
@@ -167,19 +192,65 @@ def load_data(
     labels = labels or ("v0" if (protocol, split) == ("original", "train") else "v3")
     folder, synthetic = find_data(data)
 
-    validation = read_recordings(find_archive("validation", folder), bad)
-    if split == "validation":
-        recordings, keep = validation, np.arange(len(validation))
-    else:
-        recordings = read_recordings(find_archive("training", folder), bad)
-        keep = np.arange(len(recordings))
-        if protocol == "leakfree":
-            fold_of = folds(digests(recordings), set(digests(validation).values()))
-            keep = np.array([i for i in keep if fold_of.get(recordings.names[i]) == split])
-        if not len(keep):
-            raise EcgnbError(f"{folder or data}: none of its {len(recordings)} training recordings falls in {split}")
+    archive = find_archive("validation", folder)
+    recordings = validation = read_recordings(archive, bad)
+    if split != "validation":
+        archive = find_archive("training", folder)
+        recordings = read_recordings(archive, bad)
+    keep = np.arange(len(recordings))
+    if split != "validation" and protocol == "leakfree":
+        fold_of = folds(digests(recordings), set(digests(validation).values()))
+        keep = np.flatnonzero([fold_of.get(name) == split for name in recordings.names.tolist()])
     label_of = load_labels(labels, split, folder)
-    return make_dataset(recordings, keep, label_of, split=split, protocol=protocol, labels=labels, synthetic=synthetic)
+    names = recordings.names[keep].tolist()
+    unlabelled = [f"{archive.path}: {name} has no label {labels}" for name in names if name not in label_of]
+    if unlabelled and bad == "error":
+        raise EcgnbError(f"{unlabelled[0]} ({len(unlabelled)} such); write it into {LABEL_VERSIONS[labels][0]}")
+    keep = keep[[name in label_of for name in names]]
+    if not len(keep):
+        raise EcgnbError(f"{archive.path}: none of its {len(recordings)} recordings is in split {split!r}; add more")
+    # Of all recordings a view will do, which copies nothing.
+    rows = slice(None) if len(keep) == len(recordings) else keep
+    arrays = {name: array[rows] for name, array in windows(recordings).items()}
+    kind = "validation" if split == "validation" else "training"
+    return Dataset(
+        x=arrays["x"],
+        lengths=arrays["lengths"],
+        mean_mv=arrays["mean_mv"],
+        sd_mv=arrays["sd_mv"],
+        y=np.array([CLASSES.index(label_of[name]) for name in recordings.names[keep].tolist()], np.int64),
+        names=recordings.names[keep],
+        signals=tuple(recordings.signal(int(i)) for i in keep),
+        split=split,
+        protocol=protocol,
+        labels=labels,
+        source=DEMO if synthetic else _source(archive, recordings, keep, label_of, (kind, labels)),
+        skipped=(*recordings.skipped, *unlabelled),
+    )
+
+
+def _source(
+    archive: Archive, recordings: Recordings, keep: np.ndarray, label_of: dict[str, str], published_as: tuple[str, str]
+) -> str:
+    """Where the recordings at index `keep` come from, by their digests and labels, not by the names of files.
+
+    `CHALLENGE` is an archive with all of the published recordings and labels; a part of them says how many.
+    """
+    if _digest(recordings, np.arange(len(recordings)), label_of) == PUBLISHED[published_as]:
+        return CHALLENGE
+    code = _digest(recordings, keep, label_of)[:8]
+    place = f'"{archive.path.parent.name}" {code}'
+    published = sum(manifest().get(recordings.names[i], ("", ""))[1] == recordings.digests[i] for i in keep)
+    if published == len(keep):
+        return f"{CHALLENGE} ({published} recordings; labels from {place})"
+    return f"own recordings ({place}" + f"; {published} of {len(keep)} from {CHALLENGE}" * bool(published) + ")"
+
+
+def _digest(recordings: Recordings, index: np.ndarray, label_of: dict[str, str]) -> str:
+    """First 64 bits of the SHA-256 of names, digests and labels of recordings, in hexadecimal."""
+    each = zip(recordings.names[index].tolist(), recordings.digests[index].tolist(), strict=True)
+    text = "".join(sorted(f"{name},{digest},{label_of.get(name)}\n" for name, digest in each))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digests(recordings: Recordings) -> dict[str, str]:
@@ -196,47 +267,18 @@ def load_labels(version: str, split: str, folder: Path | None = None) -> dict[st
     if version not in LABEL_VERSIONS:
         raise EcgnbError(f"labels={version!r}: expected one of {', '.join(LABEL_VERSIONS)}")
     if version == "v3":
-        path = find_labels_v3(folder)
-        return read_labels(path.read_text(), str(path))
-    if split == "validation" and version == "v0":
-        archive, name = find_archive("validation", folder), "REFERENCE.csv"
-    else:
-        archive, name = find_archive("training", folder), LABEL_VERSIONS[version]
-    return read_labels(archive.read(name).decode(), f"{archive.path}: {name}")
-
-
-def make_dataset(
-    recordings: Recordings,
-    keep: np.ndarray,
-    label_of: dict[str, str],
-    *,
-    split: str,
-    protocol: str,
-    labels: str,
-    synthetic: bool,
-) -> Dataset:
-    """Dataset of the recordings at index `keep`, ascending."""
-    names = recordings.names[keep]
-    unlabelled = [name for name in names if name not in label_of]
-    if unlabelled:
-        raise EcgnbError(f"{unlabelled[0]} and {len(unlabelled) - 1} more have no label; mend REFERENCE")
-    # Of all recordings a view will do, which copies nothing.
-    rows = slice(None) if len(keep) == len(recordings) else keep
-    arrays = {name: array[rows] for name, array in windows(recordings).items()}
-    y = np.array([CLASSES.index(label_of[name]) for name in names], np.int64)
-    return Dataset(
-        x=arrays["x"],
-        y=y,
-        names=names,
-        lengths=arrays["lengths"],
-        mean_mv=arrays["mean_mv"],
-        sd_mv=arrays["sd_mv"],
-        signals=tuple(recordings.signal(i) for i in keep),
-        split=split,
-        protocol=protocol,
-        labels=labels,
-        synthetic=synthetic,
-    )
+        path = find_labels_v3("validation" if split == "validation" else "training", folder)
+        try:
+            return read_labels(path.read_bytes(), str(path))
+        except OSError as error:
+            raise EcgnbError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
+    own = split == "validation" and version == "v0"
+    files = (LABEL_VERSIONS["v0"][0], "REFERENCE.csv") if own else LABEL_VERSIONS[version]
+    archive = find_archive("validation" if own else "training", folder)
+    inside = next(filter(None, map(archive.only, files)), "")
+    if not inside:
+        raise EcgnbError(f"{archive.path}: holds no {' or '.join(files)} with labels {version}; put it there")
+    return read_labels(archive.read(inside), f"{archive.path}: {inside}")
 
 
 def windows(recordings: Recordings) -> dict[str, np.ndarray]:

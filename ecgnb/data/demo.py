@@ -22,7 +22,7 @@ from scipy import signal
 from ecgnb.constants import FS, UNITS_PER_MV
 from ecgnb.errors import EcgnbError
 
-VERSION = 1  # raise when the set changes, so that cached copies are not taken for it
+VERSION = 2  # raise when the set changes, so that cached copies are not taken for it
 
 TRAINING = {"N": 240, "A": 60, "O": 80, "~": 20}
 VALIDATION = {"N": 20, "A": 16, "O": 16, "~": 8}
@@ -136,9 +136,10 @@ def _write_labels(path: Path, labels: dict[str, str]) -> None:
 
 def _write_recording(stem: Path, samples: np.ndarray) -> None:
     scipy.io.savemat(f"{stem}.mat", {"val": samples[None]}, format="4")
+    checksum = samples.sum(dtype=np.int16)  # by WFDB's rules the sum modulo 65536, signed
     stem.with_suffix(".hea").write_bytes(
         f"{stem.name} 1 {FS} {len(samples)} 05:05:15 1/05/2000 \n"
-        f"{stem.name}.mat 16+24 {UNITS_PER_MV}/mV 16 0 {samples[0]} 0 0 ECG \n".encode()
+        f"{stem.name}.mat 16+24 {UNITS_PER_MV}/mV 16 0 {samples[0]} {checksum} 0 ECG \n".encode()
     )
 
 

@@ -1,17 +1,13 @@
-"""Where the Challenge 2017 files come from: a local mirror, the cache, or PhysioNet.
-
-Archives are read in place. Nothing is ever unpacked, so no member of a hostile archive can be
-written anywhere.
-"""
+"""Where the Challenge 2017 files come from: a local mirror, the cache, or PhysioNet."""
 
 from __future__ import annotations
 
 import os
 import zipfile
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from ecgnb.data.archive import Archive
 from ecgnb.errors import EcgnbError
 
 PHYSIONET = "https://physionet.org/files/challenge-2017/1.0.0/"
@@ -28,57 +24,6 @@ CONNECT_SECONDS = 10  # no answer within this time counts as "no network"
 
 class NoRecordings(EcgnbError):
     """The recordings are neither in a mirror, nor cached, nor to be reached."""
-
-
-class Archive:
-    """Read-only view of a zip file or folder: base file name -> bytes.
-
-    Folders are searched at any depth, so `training_data/` and PhysioNet's `training/A00/…` read alike. What it
-    holds is listed only when it is asked for: 17,000 entries take longer than mapping the cached arrays.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        if not path.is_dir() and not zipfile.is_zipfile(path):
-            raise EcgnbError(f"{path}: not a readable zip file; delete it and run again")
-
-    @cached_property
-    def _zip(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise EcgnbError(f"{self.path}: not a readable zip file ({error}); delete it and run again") from error
-
-    @cached_property
-    def _members(self) -> dict[str, Path | str]:
-        """Base name -> where that file lies."""
-        if self.path.is_dir():
-            return {p.name: p for p in sorted(self.path.rglob("*")) if p.is_file()}
-        return {name.rpartition("/")[2]: name for name in self._zip.namelist() if name[-1] != "/"}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._members
-
-    def read(self, name: str) -> bytes:
-        """Bytes of the file called `name`, in whichever folder of the archive it lies."""
-        if name not in self._members:
-            raise EcgnbError(f"{self.path}: holds no {name}; is the download or the copy complete?")
-        try:
-            where = self._members[name]
-            return where.read_bytes() if isinstance(where, Path) else self._zip.read(where)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise EcgnbError(f"{self.path}: {name} cannot be read ({error}); delete the file and run again") from error
-
-    def records(self) -> list[str]:
-        """Record names in the order of the archive's RECORDS file (or sorted .mat names)."""
-        if "RECORDS" in self:
-            # PhysioNet's own RECORDS has paths such as A00/A00001 in some layouts.
-            lines = self.read("RECORDS").decode().split()
-            return [PurePosixPath(line).name for line in lines]
-        names = sorted(PurePosixPath(m).stem for m in self._members if m.endswith(".mat"))
-        if not names:
-            raise EcgnbError(f"{self.path}: holds neither RECORDS nor a single .mat file")
-        return names
 
 
 def cache_dir() -> Path:
@@ -105,11 +50,18 @@ def find_archive(split: str, folder: Path | None = None) -> Archive:
     return Archive(_download(LAYOUTS[split][0]))
 
 
-def find_labels_v3(folder: Path | None = None) -> Path:
-    """The file of final labels (v3): in `folder`, else in the mirror, else fetched."""
+def find_labels_v3(split: str, folder: Path | None = None) -> Path:
+    """The file of final labels (v3): in `folder` or its folder of that split, else in the mirror, else fetched.
+
+    For a folder of one's own nothing is fetched: PhysioNet's labels are not those of its recordings.
+    """
     place = folder or _mirror()
-    if isinstance(place, Path) and (place / LABELS_V3).exists():
-        return place / LABELS_V3
+    if isinstance(place, Path):
+        for path in (place / LABELS_V3, *(place / name / LABELS_V3 for name in LAYOUTS[split])):
+            if path.is_file():
+                return path
+    if folder:
+        raise EcgnbError(f"{folder}: holds no {LABELS_V3}; write it: a line `record,label` (A N O ~) a recording")
     return _download(LABELS_V3, sha256=LABELS_V3_SHA256)
 
 

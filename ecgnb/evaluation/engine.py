@@ -436,7 +436,7 @@ def describe(dataset: Dataset, *, seed: int, model: str, weights: str = "", suit
             versions[package] = importlib.metadata.version(package)
     counts = np.bincount(dataset.y, minlength=len(dataset.classes))
     return About(
-        data="DEMO (SYNTHETIC)" if dataset.synthetic else "PhysioNet/CinC Challenge 2017",
+        data=dataset.source + dataset.left_out,
         split=dataset.split,
         protocol=dataset.protocol,
         labels=dataset.labels,
