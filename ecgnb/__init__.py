@@ -17,7 +17,7 @@ The public API, in the order of use::
 `constants`     the task of the Challenge 2017 in numbers
 `values`        settings that people give: their types and ranges
 `metrics`       scores with intervals, paired tests
-`data`          where recordings come from, how they become arrays: download, records, dataset, demo, audit
+`data`          where recordings come from, how they become arrays: archives, records, dataset, demo, audit
 `models`        the network; a classifier is logits and gradients; model files
 `attacks`       threat models, balls, losses; PGD, APGD, Square, SAP, universal; noise baselines
 `training`      configurations, defences, the loop
