@@ -132,9 +132,18 @@ def test_a_notebook_shows_widgets_and_keeps_a_picture(explorer):
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and bundle["text/plain"] == explorer.verdict
 
 
-def test_a_recording_that_is_not_there_is_named(linear, demo_dev):
-    with pytest.raises(EcgnbError, match="RECORD='A99999': not in DEMO"):
-        Explorer(demo_dev, {"linear": KerasClassifier(linear[0])}, record="A99999")
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"record": "A99999"}, "RECORD='A99999': not in DEMO"),
+        ({"target": "Q"}, "TARGET='Q': expected one of A N O ~"),
+        ({"epsilon": 0.5}, "EPSILON=0.5, MAX_ITER=20: expected 0 to 0.4"),
+        ({"steps": 0}, "MAX_ITER=0: expected .* 1 to 40"),
+    ],
+)
+def test_a_first_state_that_the_controls_do_not_have_is_named(given, message, linear, demo_dev):
+    with pytest.raises(EcgnbError, match=message):
+        Explorer(demo_dev, {"linear": KerasClassifier(linear[0])}, **given)
 
 
 # --- the page -----------------------------------------------------------------------------------

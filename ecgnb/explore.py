@@ -74,8 +74,10 @@ def verdict(goal: Goal, y: int, clean: np.ndarray, attacked: np.ndarray, classes
 class Explorer:
     """Widgets that attack one recording at a time; a notebook shows them when a cell ends in an Explorer.
 
-    classifiers : name -> the classifier to attack; record : the recording shown first, "" for the first AF; target, epsilon, steps : the attack shown first, as in `Threat` and `pgd_trace`.
+    classifiers : name -> the classifier to attack; record : the recording shown first, "" for the first AF; target,
+    epsilon, steps : the attack shown first, as in `Threat` and `pgd_trace`.
     Where no kernel runs, as on GitHub, a picture of the state at the time of saving is shown.
+    Raises EcgnbError for a recording, target, ε or number of steps that the controls do not have.
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class Explorer:
         record = record or str(dataset.names[np.argmin(dataset.y)])  # classes begin with AF
         if record not in dataset.names:
             raise EcgnbError(f"RECORD={record!r}: not in {dataset.title}; its first is {dataset.names[0]}")
+        if not (0 <= epsilon <= EPSILON_MAX and 1 <= steps <= STEPS_MAX):
+            raise EcgnbError(f"EPSILON={epsilon}, MAX_ITER={steps}: expected 0 to {EPSILON_MAX}, and 1 to {STEPS_MAX}")
+        Threat(target=target).goal(dataset.classes)
         self.dataset, self.classifiers = dataset, dict(classifiers)
         present = [(style.class_title(c), c) for c in dataset.classes if len(dataset.of_class(c))]
         menu, whole, real = widgets.Dropdown, widgets.IntSlider, widgets.FloatSlider
@@ -129,8 +134,8 @@ class Explorer:
             self._fit_menus()
             attack = (self.record.value, self.model.value, self.goal.value, self.epsilon.value, self.steps.value)
             if attack != self._attack:
-                self._attack = attack
                 self._run()
+                self._attack = attack
             self._draw()
         finally:
             self._updating = False
@@ -148,23 +153,24 @@ class Explorer:
     def _run(self) -> None:
         """Attack the recording, and show the last iterate."""
         self.one = self.dataset.take(self.dataset.names == self.record.value)
-        self.problem = Threat(self.label.value, self.goal.value, self.epsilon.value).on(self.one)
+        self.threat = Threat(self.label.value, self.goal.value, self.epsilon.value)
+        self.problem = self.threat.on(self.one)
         steps = self.steps.value
         self.trace = pgd_trace(self.classifiers[self.model.value], self.problem, steps)
-        for control in (self.iteration, self.play):
-            control.max = control.value = steps
+        self.iteration.max = self.play.max = steps
+        self.iteration.value = self.play.value = steps
 
     @property
     def verdict(self) -> str:
         """What the iterate that is shown does to the prediction, in words."""
-        logits, iteration = self.trace.logits, self.iteration.value
-        return verdict(self.problem.goal, self.one.y[0], logits[0], logits[iteration], self.one.classes)
+        clean, shown = self.trace.logits[[0, self.iteration.value]]
+        return verdict(self.problem.goal, self.one.y[0], clean, shown, self.one.classes)
 
     @property
     def title(self) -> str:
-        """Which recordings, which of them, which network, and under which threat."""
-        threat = f"{self.record.value}: {Threat(self.label.value, self.goal.value, self.epsilon.value)}"
-        return f"{self.dataset.title} · {self.model.value} · {threat}, iteration {self.iteration.value} of {self.steps.value}"
+        """Which recordings, which of them, on which network, and under which threat."""
+        what = f"{self.record.value} on {self.model.value}: {self.threat}"
+        return f"{self.dataset.title} · {what}, iteration {self.iteration.value} of {self.steps.value}"
 
     def paper(self) -> Figure:
         """The recording and the iterate on ECG paper."""
@@ -176,10 +182,8 @@ class Explorer:
 
     def iterates(self) -> Figure:
         """Probabilities and loss of every iterate."""
-        probabilities = softmax(self.trace.logits)
-        return figures.iterates_figure(
-            probabilities, self.trace.loss, self.one.classes, self.iteration.value, self.title
-        )
+        found = softmax(self.trace.logits), self.trace.loss
+        return figures.iterates_figure(*found, self.one.classes, self.iteration.value, self.title)
 
     def numbers(self) -> dict[str, Any]:
         """What the figures show, for the JSON beside them."""

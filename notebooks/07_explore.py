@@ -9,8 +9,7 @@
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
-PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
-LABELS = ""  # labels "v0", "v2" or "v3"; "" is the protocol's own
+LABELS = ""  # label version "v0", "v2" or "v3"; "" is v3
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to choose from: "validation" (300), or "test" (1,198; 99 MB)
 MODELS = "baseline static adaptive fast"  # shipped models, or paths (relative: from the repository's root)
@@ -34,7 +33,7 @@ from ecgnb.report import style
 out = notebook.start(OUT)
 
 # %%
-dataset = load_data(SPLIT, protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
+dataset = load_data(SPLIT, labels=LABELS, data=DATA, bad=BAD)
 paths = [notebook.resolve(name) for name in MODELS.split()]
 classifiers = {path.stem: from_keras(load_model(path), path.stem).classifier for path in paths}
 print(dataset.title, "·", *classifiers)
