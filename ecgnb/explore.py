@@ -22,6 +22,16 @@ from ecgnb.report import figures, style
 from ecgnb.report.tables import class_name
 
 EPSILON_MAX, STEPS_MAX = 0.4, 40
+# Sliders and the buttons of Play have no names of their own for a screen reader (ipywidgets 8). An image that cannot be
+# loaded gives them theirs, and makes the box of the verdict, which stays when its text changes, a live region.
+NAMES = """<img hidden alt="" src="data:," onerror="setTimeout(() => {
+  this.closest('.widget-html-content')?.setAttribute('aria-live', 'polite');
+  const box = this.closest('.widget-vbox');
+  box?.querySelectorAll('.widget-slider').forEach((slider) => slider.querySelector('[role=slider]')
+    .setAttribute('aria-label', slider.querySelector('label').textContent));
+  const names = ['play or pause the iterations', 'stop playing', 'repeat'];
+  box?.querySelectorAll('.widget-play button').forEach((button, i) => button.setAttribute('aria-label', names[i]));
+}, 300)">"""
 DPI = 144  # of the pictures; they are shown in true size, which is 96 dots an inch to a browser
 
 
@@ -106,8 +116,8 @@ class Explorer:
         self.steps = _control(whole, "PGD steps", "steps of the attack, ε/10 each", min=1, max=STEPS_MAX)
         self.iteration = _control(whole, "iteration", "the iterate that is shown; 0 is the clean recording")
         self.play = _control(widgets.Play, "play", "play through the iterations", interval=600)
-        self.start = _control(whole, "from second", "the first second that is shown")
-        self.seconds = _control(whole, "seconds", "how many seconds are shown", min=5, max=10)
+        self.start = _control(whole, "start, s", "the first second that is shown")
+        self.seconds = _control(whole, "length, s", "how many seconds are shown", min=5, max=10)
         self.words, self.pictures = widgets.HTML(), widgets.HTML()
         controls = [self.label, self.record, self.model, self.goal, self.epsilon, self.steps]
         controls += [self.iteration, self.play, self.start, self.seconds]
@@ -196,10 +206,6 @@ class Explorer:
     def _draw(self) -> None:
         seconds = self.one.lengths[0] / self.one.fs
         self.start.max = max(0, int(seconds) - self.seconds.value)
-        self.words.value = (
-            f'<p role="status" aria-live="polite" style="font-size: 1.2em"><b>{html.escape(self.verdict)}</b><br>'
-            f"ε is {self._uv():.0f} µV in this recording.</p>"
-        )
         rows = zip(self.one.classes, *softmax(self.trace.logits[[0, self.iteration.value]]), strict=True)
         numbers = "; ".join(f"{class_name(c)} {p:.2f}, under attack {q:.2f}" for c, p, q in rows)
         last = self.start.value + self.seconds.value
@@ -209,6 +215,8 @@ class Explorer:
         )
         each = zip((self.paper(), self.iterates()), alternatives, strict=True)
         self.pictures.value = "".join(_as_html(figure, text) for figure, text in each)
+        words = f"<b>{html.escape(self.verdict)}</b><br>ε is {self._uv():.0f} µV in this recording."
+        self.words.value = f'<p style="font-size: 1.2em">{words}</p>{NAMES}'
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """The widgets, and for readers that have none the picture and the verdict."""

@@ -47,7 +47,7 @@ print(dataset.title, "·", *classifiers)
 # - **class**, **recording**, **model**, **goal**: what is attacked, and what for.
 # - **ε** and **PGD steps**: how strong the attack is. The attack runs when you let go of a slider, or press an arrow key.
 # - **iteration**, and the play button: the recording on its way, from the clean one (0) to the last iterate.
-# - **from second**, **seconds**: the piece that is drawn.
+# - **start**, **length**: the piece that is drawn.
 #
 # **Look for** three things. How little the orange line differs from the black one. How early in the iterations the
 # prediction changes. How evenly the perturbation is spread: it need not touch the P waves or the beats most.
