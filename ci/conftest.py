@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -59,6 +60,17 @@ def linear() -> tuple[keras.Model, np.ndarray]:
     weights = rng.normal(scale=0.01, size=(WINDOW, 4)).astype(np.float32)
     model.set_weights([weights])
     return model, weights
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven by Playwright; without one of them a test is skipped, except in CI, where that is a failure."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install .[browser]")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on PATH")
+    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=path) as chromium:
+        yield chromium
 
 
 def ecg(seconds: float = 30.0) -> np.ndarray:

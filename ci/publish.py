@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from ecgnb.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     # No header in the .py, and of cells' metadata the tags, as in notebooks/jupytext.toml.
     "jupytext": {"cell_metadata_filter": "tags,-all", "notebook_metadata_filter": "-jupytext,-all"},
@@ -116,9 +117,15 @@ def publish(source: Path, out: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{number:02d}"  # the same at every run
     client = NotebookClient(
-        notebook, timeout=1800, record_timing=False, resources={"metadata": {"path": str(source.parent)}}
+        notebook,
+        timeout=1800,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(source.parent)}},
     )
     client.execute()
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        output.get("data", {}).pop(WIDGET, None)  # dead without its kernel: the picture beside it stays
     notebook.metadata["language_info"].pop("version")  # see ci/jupyter
     write_atomically(source.with_suffix(".ipynb"), lambda target: nbformat.write(notebook, target))
     source.write_text(as_py(notebook), "utf-8")  # the same cells, as Jupyter would write them

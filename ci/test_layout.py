@@ -23,7 +23,7 @@ ORDER = (  # each imports only those before it
     ("training",),
     ("evaluation",),
     ("report",),
-    ("notebook",),
+    ("notebook", "explore"),
     ("__main__",),
 )
 HEAVY = ("tensorflow", "keras", "pooch", "requests", "IPython", "matplotlib", "wfdb", "jinja2")

@@ -30,12 +30,14 @@ FIGURES = {
     },
     "05_training": {"training_curves"},
     "06_results": {"results_models", "results_seeds", "results_training"},
+    "07_explore": {"explore_recording", "explore_iterates"},
 }
 NOT_IN_SUITE_QUICK = {"evaluation_loss", "evaluation_certified"}  # which notebook 4 runs here
 # nbval runs every notebook as it is stored; these take other paths. Notebook 3 is run by test_first_hour.
 TINY = {
     "04_evaluation": {"COMPUTE": True, "SUITE": "quick", "PER_CLASS": 2, "MODELS": "baseline", "OTHER_SEEDS": "static"},
     "05_training": {"DEFENCE": "fast", "EPOCHS": 1, "OVERRIDES": "per_class=6", "SPLITS": "validation"},
+    "07_explore": {"MODELS": "baseline", "TARGET": "", "MAX_ITER": 3},
 }
 
 
@@ -83,7 +85,7 @@ def test_the_stored_notebook_is_as_a_maintainer_published_it(notebook):
     outputs = [output for cell in cells for output in cell.outputs]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", "")]
+    assert not [o for o in outputs if publish.WIDGET in o.get("data", "")]
     language = stored.metadata.pop("language_info")
     assert stored.metadata == publish.METADATA and "version" not in language
     assert all(set(cell.metadata) <= {"tags"} for cell in stored.cells)

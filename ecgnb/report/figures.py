@@ -197,8 +197,82 @@ def attack_figure(
     pulse = np.array([0.06, 0.1, 0.1, 0.3, 0.3, 0.34]) - LEAD_IN
     axes[0].plot(pulse, [0, 0, 1, 1, 0, 0], color=style.COLOURS["clean"], lw=1)
     axes[0].text(pulse.mean(), -0.08, "1 mV", ha="center", va="top", fontsize=9)
-    axes[3].yaxis.set_major_formatter(lambda mv, _: f"{1000 * mv / factor:g}".replace("-", "−"))
-    axes[3].set_ylabel("µV")
+    _in_microvolts(axes[3], factor)
+    return fig
+
+
+@style.styled
+def overlay_figure(
+    clean_mv: np.ndarray,
+    adversarial_mv: np.ndarray,
+    bound_mv: float,
+    subtitle: str,
+    start: float = 0.0,
+    seconds: float = 8.0,
+    fs: float = FS,
+) -> Figure:
+    """A recording with its adversarial example over it, and the perturbation at a scale of its own, on ECG paper.
+
+    clean_mv, adversarial_mv : (n,) float, mV, real samples only; bound_mv : the largest perturbation allowed, mV,
+    which sets that scale and is drawn as two lines; start, seconds : the piece shown; fs : sampling rate, Hz
+    """
+    clean, adversarial = (_piece(mv, seconds, fs, start) for mv in (clean_mv, adversarial_mv))
+    factor = next((f for f in FACTORS if f * bound_mv <= STRIP_MV), FACTORS[-1])
+    perturbation = factor * (adversarial - clean)
+    fig, (upper, lower) = _ecg_paper(
+        {
+            "clean (black), adversarial (orange)": _limits(clean, adversarial, [-0.5, 0.5]),
+            f"perturbation, {factor} × magnified; dashed: ±ε, {1000 * bound_mv:.0f} µV": (
+                _limits(perturbation, [factor * bound_mv, -factor * bound_mv, -0.5, 0.5])
+            ),
+        },
+        "A recording under attack",
+        subtitle,
+        seconds,
+        lead_in=0,
+        start=start,
+    )
+    _trace(upper, clean, fs, style.COLOURS["clean"], lw=1.4)
+    _trace(upper, adversarial, fs, style.COLOURS["attacked"])
+    _trace(lower, perturbation, fs, style.COLOURS["attacked"])
+    lower.hlines([-factor * bound_mv, factor * bound_mv], 0, seconds, color="0.3", lw=0.8, ls="--", zorder=4)
+    _in_microvolts(lower, factor)
+    return fig
+
+
+@style.styled
+def iterates_figure(
+    probabilities: np.ndarray, loss: np.ndarray, classes: Sequence[str], iteration: int, subtitle: str
+) -> Figure:
+    """What a network says of an attack's iterates: probabilities of one as bars, and of all, with the loss.
+
+    probabilities : (steps + 1, classes), of the clean recording first; loss : (steps + 1,); iteration : the one shown
+    """
+    fig = style.new_figure(9, 3.4, "Probabilities and loss over the iterations of the attack", subtitle)
+    bars, curves, path = fig.subplots(1, 3, width_ratios=[1.2, 1, 1])
+    rows = np.arange(len(classes))
+    for name, shift, values in (("clean", -0.2, probabilities[0]), ("attacked", 0.2, probabilities[iteration])):
+        bars.barh(rows + shift, values, 0.38, color=style.COLOURS[name], label=name)
+        for row, value in enumerate(values):
+            bars.text(value + 0.02, row + shift, f"{value:.2f}", va="center", fontsize=9)
+    style.share_rows(bars, [style.class_title(symbol) for symbol in classes], "probability")
+    bars.set_xlim(0, 1.18)
+    steps = np.arange(len(loss))
+    colours = [style.COLOURS["attacked"], style.COLOURS["baseline"], style.COLOURS["adaptive"], style.NOISE_COLOUR]
+    for symbol, values, colour, dash in zip(
+        classes, probabilities.T, cycle(colours), cycle(style.DASHES), strict=False
+    ):
+        curves.plot(steps, values, color=colour, ls=dash, lw=1.5, label=style.class_title(symbol))
+    curves.set(ylim=(-0.02, 1.02), xlabel="iteration")
+    style.tidy(curves, "probability")
+    path.plot(steps, loss, color=style.COLOURS["clean"], lw=1.5)
+    path.set_xlabel("iteration")
+    style.tidy(path, "loss that the attack maximises")
+    for ax in (curves, path):
+        ax.axvline(iteration, color="0.3", lw=1, zorder=1)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = [handle for ax in (bars, curves) for handle in ax.get_legend_handles_labels()[0]]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return fig
 
 
@@ -243,9 +317,16 @@ def microvolts_figure(sd_uv: Mapping[str, np.ndarray], epsilon: float, subtitle:
 
 
 def _ecg_paper(
-    rows: dict[str, tuple[float, float]], title: str, subtitle: str, seconds: float, lead_in: float = LEAD_IN
+    rows: dict[str, tuple[float, float]],
+    title: str,
+    subtitle: str,
+    seconds: float,
+    lead_in: float = LEAD_IN,
+    start: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
     """Strips of ECG paper, one for each row title -> (lowest, highest) mV, in true size at 100 %.
+
+    start : the time, s, that stands at the beginning of the traces.
 
     Sizes below are in mm, so that a second is 25 mm and a millivolt 10 mm long on the page.
     """
@@ -272,7 +353,7 @@ def _ecg_paper(
         ax.set_aspect(MM_PER_MV / MM_PER_S)
         ax.set_title(name, loc="left", pad=4, fontweight="bold")
         ax.xaxis.set_major_locator(MultipleLocator(1))
-        ax.xaxis.set_major_formatter(lambda s, _: f"{s:g}" if s >= 0 else "")
+        ax.xaxis.set_major_formatter(lambda s, _: f"{s + start:g}" if s >= 0 else "")
         ax.yaxis.set_major_locator(MultipleLocator(0.5 if high - low <= 2 else 1))
         ax.tick_params(length=0, labelbottom=False)
         ax.spines[:].set_visible(False)
@@ -283,8 +364,8 @@ def _ecg_paper(
     return fig, axes
 
 
-def _piece(mv: np.ndarray, seconds: float, fs: float) -> np.ndarray:
-    return np.asarray(mv, float)[: round(seconds * fs)]
+def _piece(mv: np.ndarray, seconds: float, fs: float, start: float = 0.0) -> np.ndarray:
+    return np.asarray(mv, float)[round(start * fs) : round((start + seconds) * fs)]
 
 
 def _limits(*values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -293,5 +374,11 @@ def _limits(*values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(np.floor(boxes.min()) * BOX_MV), float(np.ceil(boxes.max()) * BOX_MV)
 
 
-def _trace(ax: Axes, mv: np.ndarray, fs: float, colour: str) -> None:
-    ax.plot(np.arange(len(mv)) / fs, mv, color=colour, lw=0.9, zorder=3, clip_on=False)
+def _trace(ax: Axes, mv: np.ndarray, fs: float, colour: str, lw: float = 0.9) -> None:
+    ax.plot(np.arange(len(mv)) / fs, mv, color=colour, lw=lw, zorder=3, clip_on=False)
+
+
+def _in_microvolts(ax: Axes, factor: float) -> None:
+    """Label the y axis of a strip, mV times `factor`, in µV."""
+    ax.yaxis.set_major_formatter(lambda mv, _: f"{1000 * mv / factor:g}".replace("-", "−"))
+    ax.set_ylabel("µV")
