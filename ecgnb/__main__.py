@@ -135,8 +135,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import evaluate, named_model
-    from ecgnb.evaluation.schema import write_report
+    from ecgnb.evaluation.engine import evaluate, named_models
+    from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_atomically
@@ -144,20 +144,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.report.tables import headline
 
     dataset = load_data(options.split, data=options.data)
-    model = named_model(options.model)
-    other = options.surrogate or ("adaptive" if model.name == "baseline" else "baseline")
+    other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
+    model, surrogate = named_models([options.model, other])
+    path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
+    check_free(path, model.digest)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
             dataset,
             suite(options.suite),
-            surrogate=named_model(other),
+            surrogate=surrogate,
             cache=options.out / "cache",
             seed=options.seed,
             progress=True,
             workers=computing,
         )
-    path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     write_report(path, report)
     html = path.with_suffix(".html")
     write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
@@ -186,13 +187,13 @@ def _add_transfer(commands: Any) -> None:
 
 def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import named_model, transfer
+    from ecgnb.evaluation.engine import named_models, transfer
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_json
     from ecgnb.report.tables import transfer_table
 
     dataset = load_data(options.split, data=options.data)
-    models = [named_model(name) for name in options.models]
+    models = named_models(options.models)
     with workers(options.cluster) as computing:
         found = transfer(models, dataset, cache=options.out / "cache", progress=True, workers=computing)
     path = options.out / f"transfer-{dataset.split}.json"

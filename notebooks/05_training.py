@@ -88,7 +88,7 @@ print(name, "·", origin, "·", settings["recordings"])
 splits = [] if SPLITS == "none" else SPLITS.split()
 datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
 evaluated = engine.from_keras(model, name, settings["batch_size"])
-described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, weights=evaluated.digest)
+described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, digest=evaluated.digest)
 
 # %%
 ends = runs.best_and_last(history)

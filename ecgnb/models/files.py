@@ -39,9 +39,10 @@ def load_model(name: str | Path) -> keras.Model:
         raise EcgnbError(f"{path}: no such model; give a path or one of the shipped names ({known})")
     model = read_model(path)
     try:
-        shapes = model.input_shape, model.output_shape
-        if shapes != ((None, WINDOW, 1), (None, len(CLASSES))):
-            raise EcgnbError(f"maps {shapes[0]} to {shapes[1]}, expected (None, {WINDOW}, 1) to (None, {len(CLASSES)})")
+        inputs, outputs = ([tensor.shape[1:] for tensor in tensors] for tensors in (model.inputs, model.outputs))
+        if inputs != [(WINDOW, 1)] or outputs != [(len(CLASSES),)]:
+            shapes = " to ".join(" and ".join(map(str, part)) for part in (inputs, outputs))
+            raise EcgnbError(f"maps {shapes}, expected ({WINDOW}, 1) to ({len(CLASSES)},)")
         return giving_logits(model)
     except EcgnbError as error:
         raise EcgnbError(f"{path}: {error}") from error

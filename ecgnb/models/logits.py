@@ -42,10 +42,10 @@ def giving_logits(model: keras.Model) -> keras.Model:
 
 
 def signals(shape: tuple[int, ...]) -> np.ndarray:
-    """(6, *shape) float32 z-units: nothing, noise of three sizes, spikes once a second, and a slow wave."""
+    """(4, *shape) float32 z-units: nothing, noise of two sizes, and spikes once a second on a slow wave."""
     rng, time = np.random.default_rng(0), np.arange(shape[0])
-    spikes = 6.0 * (time % 300 < 10)
-    rows = [0 * time, *(size * rng.standard_normal(shape[0]) for size in (0.1, 1, 5)), spikes, np.sin(time / 300)]
+    noise = rng.standard_normal(shape[0])
+    rows = [0 * time, noise / 5, 5 * noise, 6.0 * (time % 300 < 10) + np.sin(time / 300)]
     return np.broadcast_to(np.array(rows, np.float32)[..., None], (len(rows), *shape))
 
 

@@ -30,15 +30,14 @@ LARGEST_CONFIG = 2**24  # bytes
 LARGEST_ACTIVATION = 2**26  # numbers that a layer makes of one recording
 MEMBERS = {"metadata.json": LARGEST_CONFIG, "config.json": LARGEST_CONFIG, "model.weights.h5": LARGEST_FILE}
 
-LAYERS = frozenset(
+LAYERS = (
     "InputLayer Dense EinsumDense Conv1D DepthwiseConv1D SeparableConv1D Conv1DTranspose Conv2D DepthwiseConv2D "
     "MaxPooling1D AveragePooling1D MaxPooling2D AveragePooling2D GlobalMaxPooling1D GlobalAveragePooling1D "
     "GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization LayerNormalization GroupNormalization "
     "UnitNormalization RMSNormalization Normalization Rescaling LSTM GRU SimpleRNN Bidirectional TimeDistributed "
     "MultiHeadAttention GroupQueryAttention Attention AdditiveAttention Activation ReLU LeakyReLU PReLU ELU Softmax "
     "Add Subtract Multiply Average Maximum Minimum Concatenate Dot Flatten Reshape Permute RepeatVector Identity "
-    "Cropping1D ZeroPadding1D UpSampling1D Dropout SpatialDropout1D AlphaDropout GaussianDropout GaussianNoise "
-    "ActivityRegularization Masking".split()
+    "Cropping1D ZeroPadding1D UpSampling1D Dropout SpatialDropout1D AlphaDropout GaussianDropout GaussianNoise"
 )
 MODELS = frozenset({"Functional", "Sequential", "Model"})
 OPERATIONS = {  # called on tensors of the graph: arithmetic alone
@@ -46,9 +45,9 @@ OPERATIONS = {  # called on tensors of the graph: arithmetic alone
     "Minimum Multiply Negative Power Reshape Round Sqrt Square Squeeze Stack Subtract Sum Tanh Transpose TrueDivide",
     "keras.src.ops.nn": "Elu Gelu LeakyRelu LogSoftmax Relu Sigmoid Silu Softmax Softplus",
 }
-ACTIVATIONS = frozenset(
+ACTIVATIONS = (
     "linear relu relu6 leaky_relu elu selu celu gelu silu swish mish softplus softsign tanh sigmoid hard_sigmoid "
-    "hard_silu hard_swish hard_tanh log_sigmoid exponential softmax log_softmax".split()
+    "hard_silu hard_swish hard_tanh log_sigmoid exponential softmax log_softmax"
 )
 PRECISIONS = frozenset({"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"})
 # Settings that newer versions of Keras write for every layer, and that mean nothing where older ones lack them.
@@ -225,7 +224,10 @@ def _object(value: dict) -> Any:
     if name in OPERATIONS.get(str(module), "").split() and value.get("registered_name") in (None, name):
         return own | {"module": module, "registered_name": name, "config": _checked(config)} | parts
     known = module in (None, "keras.layers") or str(module).startswith("keras.src.layers.")
-    if not (known and name in LAYERS and hasattr(layers, name)) or value.get("registered_name") not in (None, name):
+    if not (known and name in LAYERS.split() and hasattr(layers, name)) or value.get("registered_name") not in (
+        None,
+        name,
+    ):
         shown = ".".join(str(part) for part in (module, value.get("registered_name") or name) if part)
         raise EcgnbError(f"holds {shown[:100]}, which is no layer that may be read from a file; it is refused")
     return own | ({"module": where} if where else {}) | {"config": _settings(getattr(layers, name), config)} | parts
@@ -233,7 +235,8 @@ def _object(value: dict) -> Any:
 
 def _settings(kind: type, config: dict) -> dict:
     """A layer's settings, all of which its class has in this version of Keras."""
-    checked, known = {}, _parameters(kind)
+    checked: dict[str, Any] = {}
+    known = _parameters(kind)
     for key, value in config.items():
         if key.endswith("_initializer"):
             continue
@@ -250,7 +253,7 @@ def _settings(kind: type, config: dict) -> dict:
 
 
 @functools.cache
-def _parameters(kind: type) -> frozenset[str]:
+def _parameters(kind: Any) -> set[str]:
     own = (inspect.signature(parent.__init__).parameters for parent in kind.__mro__[:-1] if "__init__" in vars(parent))
     return OF_ANY_LAYER.union(*own)
 
@@ -260,7 +263,7 @@ def _activation(value: Any) -> Any:
         value = value.get("config")
     if isinstance(value, dict):
         return _checked(value)  # a layer as activation
-    if value is not None and value not in ACTIVATIONS:
+    if value is not None and value not in ACTIVATIONS.split():
         raise EcgnbError(f"holds the activation {str(value)[:100]!r}, which may not be read from a file; it is refused")
     return value
 
