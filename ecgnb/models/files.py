@@ -9,7 +9,7 @@ from ecgnb.errors import EcgnbError
 from ecgnb.files import write_atomically
 from ecgnb.models import network
 from ecgnb.models.logits import giving_logits
-from ecgnb.models.saved import check_finite, read_model
+from ecgnb.models.saved import check_finite, naming, read_model
 from ecgnb.quiet import keras
 
 CHECKOUT = Path(__file__).parents[2] / "models"
@@ -37,15 +37,13 @@ def load_model(name: str | Path) -> keras.Model:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in shipped_folder().glob("*.keras"))) or "none here"
         raise EcgnbError(f"{path}: no such model; give a path or one of the shipped names ({known})")
-    model = read_model(path)
-    try:
+    with naming(path):
+        model = read_model(path)
         inputs, outputs = ([tensor.shape[1:] for tensor in tensors] for tensors in (model.inputs, model.outputs))
         if inputs != [(WINDOW, 1)] or outputs != [(len(CLASSES),)]:
             shapes = " to ".join(" and ".join(map(str, part)) for part in (inputs, outputs))
             raise EcgnbError(f"maps {shapes}, expected ({WINDOW}, 1) to ({len(CLASSES)},)")
         return giving_logits(model)
-    except EcgnbError as error:
-        raise EcgnbError(f"{path}: {error}") from error
 
 
 def save_model(model: keras.Model, path: Path) -> None:

@@ -57,37 +57,39 @@ INITIALIZER = "FromFile"
 
 
 def read_model(path: Path) -> keras.Model:
-    """The model of a `.keras` or a Keras-2 `.hdf5`/`.h5` file, not compiled. Raises EcgnbError if it is refused."""
-    with _named(path):
-        content = _content(path)
-        legacy = path.suffix != ".keras"
+    """The model of a `.keras` or a Keras-2 `.hdf5`/`.h5` file, not compiled.
+
+    For use within `naming`. Raises EcgnbError for what is refused, and whatever Keras raises.
+    """
+    content = _content(path)
+    legacy = path.suffix != ".keras"
+    if legacy:
+        text, weights = _legacy_config(content), content
+    else:
+        members = _members(content)
+        text, weights = members["config.json"], members["model.weights.h5"]
+    size = _check_weights(weights)
+    config = _checked(_json(text))
+    config.pop("compile_config", None)
+    if config["class_name"] not in MODELS:
+        raise EcgnbError(f"is a {config['class_name']}, not a model")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"model{'.h5' if legacy else '.keras'}"
         if legacy:
-            text, weights = _legacy_config(content), content
+            copy.write_bytes(content)
+            with h5py.File(copy, "r+") as file:
+                file.attrs["model_config"] = json.dumps(config)
         else:
-            members = _members(content)
-            text, weights = members["config.json"], members["model.weights.h5"]
-        size = _check_weights(weights)
-        config = _checked(_json(text))
-        config.pop("compile_config", None)
-        if config["class_name"] not in MODELS:
-            raise EcgnbError(f"is a {config['class_name']}, not a model")
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / f"model{'.h5' if legacy else '.keras'}"
-            if legacy:
-                copy.write_bytes(content)
-                with h5py.File(copy, "r+") as file:
-                    file.attrs["model_config"] = json.dumps(config)
-            else:
-                with zipfile.ZipFile(copy, "w") as archive:
-                    archive.writestr("metadata.json", members["metadata.json"])
-                    archive.writestr("config.json", json.dumps(config))
-                    archive.writestr("model.weights.h5", weights)
-            return _load(copy, size)
+            with zipfile.ZipFile(copy, "w") as archive:
+                archive.writestr("metadata.json", members["metadata.json"])
+                archive.writestr("config.json", json.dumps(config))
+                archive.writestr("model.weights.h5", weights)
+        return _load(copy, size)
 
 
 def restore(model: keras.Model, path: Path) -> None:
     """Give a compiled model the weights, and its optimizer the state, of a `.keras` checkpoint of the same network."""
-    with _named(path), tempfile.TemporaryDirectory() as folder:
+    with naming(path), tempfile.TemporaryDirectory() as folder:
         weights = _members(_content(path))["model.weights.h5"]
         _check_weights(weights)
         copy = Path(folder) / "checkpoint.weights.h5"
@@ -105,7 +107,7 @@ def check_finite(model: keras.Model) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a file is one line that names it."""
     try:
         yield
