@@ -145,7 +145,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     dataset = load_data(options.split, data=options.data)
     other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
-    model, surrogate = named_models([options.model, other])
+    model, *others = named_models(list(dict.fromkeys([options.model, other])))
+    surrogate = others[0] if others else model
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     check_free(path, model.digest)
     with workers(options.cluster) as computing:
