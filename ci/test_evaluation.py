@@ -405,13 +405,13 @@ STORED = sorted((ROOT / "figures" / "evaluation").glob("*-*-*.json"))
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_a_stored_report_belongs_to_this_code_and_to_the_shipped_weights(path):
+def test_a_stored_report_belongs_to_this_code_and_to_the_shipped_model(path):
     """Its code made it, or has reproduced it: see ci/verify.py."""
     report = read_report(path)
     verified = json.loads((ROOT / "figures" / "verified.json").read_text())["code"]
     remedy = "the code that decides numbers has changed: bash ci/evaluate, or python ci/verify.py"
     assert code_digest(NUMBERS) in (report.about.code, verified), remedy
-    assert named_model(report.about.model).digest == report.about.weights
+    assert named_model(report.about.model).digest == report.about.digest
 
 
 @pytest.mark.real

@@ -142,8 +142,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import evaluate, named_model
-    from ecgnb.evaluation.schema import write_report
+    from ecgnb.evaluation.engine import evaluate, named_models
+    from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_atomically
@@ -153,11 +153,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
     dataset = load_data(options.split, data=options.data)
-    model = named_model(options.model)
-    other = options.surrogate or ("adaptive" if model.name == "baseline" else "baseline")
-    surrogate = named_model(other)
+    other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
+    model, *others = named_models(list(dict.fromkeys([options.model, other])))
+    surrogate = others[0] if others else model
     if surrogate.digest == model.digest:
         raise EcgnbError(f"--surrogate {other} has the weights of {options.model} itself; name another model")
+    path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
+    check_free(path, model.digest)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
@@ -169,7 +171,6 @@ def _evaluate(options: argparse.Namespace) -> None:
             progress=True,
             workers=computing,
         )
-    path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     write_report(path, report)
     html = path.with_suffix(".html")
     write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
@@ -198,14 +199,14 @@ def _add_transfer(commands: Any) -> None:
 
 def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import named_model, transfer
+    from ecgnb.evaluation.engine import named_models, transfer
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_json
     from ecgnb.report.tables import transfer_table
 
     values.check_folder("--out", options.out)
     dataset = load_data(options.split, data=options.data)
-    models = [named_model(name) for name in options.models]
+    models = named_models(options.models)
     with workers(options.cluster) as computing:
         found = transfer(models, dataset, cache=options.out / "cache", progress=True, workers=computing)
     path = options.out / f"transfer-{dataset.split}.json"

@@ -21,8 +21,11 @@ Estimate = dict[str, Any]
 
 
 def confusion(y: np.ndarray, predicted: np.ndarray, n_classes: int = len(CLASSES)) -> np.ndarray:
-    """(n_classes, n_classes) int counts: rows are true classes, columns predicted ones."""
-    return confusion_matrix(y, predicted, labels=range(n_classes))
+    """(n_classes, n_classes) int counts: rows are true classes, columns predicted ones.
+
+    An undefined prediction (negative) is an error; it is counted as the class after the true one.
+    """
+    return confusion_matrix(y, np.where(predicted < 0, (y + 1) % n_classes, predicted), labels=range(n_classes))
 
 
 def f1_scores(counts: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pandas as pd
 from IPython import get_ipython
 
 from ecgnb import values
-from ecgnb.data.dataset import load_data
+from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.errors import EcgnbError
+from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
-from ecgnb.evaluation.schema import Report, read_report
+from ecgnb.evaluation.schema import About, Report, read_report
 from ecgnb.evaluation.suites import BUDGETS
 from ecgnb.models.devices import describe_devices
 from ecgnb.models.files import load_model, model_path, save_model
@@ -27,6 +28,8 @@ from ecgnb.training.loop import train
 CHECKOUT = Path(__file__).parents[1]
 # Where relative paths start: the repository, or the working folder of a package installed without it.
 ROOT = CHECKOUT if (CHECKOUT / "notebooks").is_dir() else Path.cwd()
+STORED = ROOT / "figures" / "evaluation"
+COMPUTE = "evaluate here: -p COMPUTE True"
 
 
 INJECTED = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # by papermill --inject-paths
@@ -150,29 +153,47 @@ def load_or_train(
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
 
 
-def stored_report(model: EvaluatedModel, split: str, suite: str) -> Report:
-    """The report of a model in figures/evaluation. Raises EcgnbError if it was made with other weights."""
-    path = _evaluations() / f"{model.name}-{split}-{suite}.json"
+def stored_report(model: EvaluatedModel, dataset: Dataset, suite: str, seed: int, split: str = "") -> Report:
+    """The report of a model in figures/evaluation.
+
+    split : another one of the same source, whose recordings are not at hand; by default the dataset's own.
+    Raises EcgnbError unless these recordings, this model, today's code and these settings made it.
+    """
+    path = STORED / f"{model.name}-{split or dataset.split}-{suite}.json"
+    if not path.exists():
+        raise EcgnbError(f"{path}: no such report; {COMPUTE}")
     report = read_report(path)
-    if report.about.weights != model.digest:
-        raise EcgnbError(
-            f"{path}: made with other weights than {model.name} has now; make it again: python -m ecgnb "
-            f"evaluate {model.name} --split {split} --suite {suite} --out figures/evaluation"
-        )
+    expected = describe(dataset, seed=seed, model=model.name, digest=model.digest, suite=suite)
+    _check_origin(path, report.about, replace(expected, split=split, signals="") if split else expected)
     return report
 
 
-def stored_transfer(names: Sequence[str], split: str) -> dict[str, Any]:
-    """What `engine.transfer` found, from figures/evaluation, for some of its models."""
-    path = _evaluations() / f"transfer-{split}.json"
+def stored_transfer(models: Sequence[EvaluatedModel], dataset: Dataset, seed: int) -> dict[str, Any]:
+    """What `engine.transfer` found, from figures/evaluation, for some of its models; as `stored_report`."""
+    path, names = STORED / f"transfer-{dataset.split}.json", [model.name for model in models]
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         success = {a: {b: found["success"][a][b] for b in names} for a in names}
-    except (OSError, ValueError, KeyError) as error:
-        remedy = f"make it again: python -m ecgnb transfer {' '.join(names)} --split {split} --out figures/evaluation"
-        raise EcgnbError(f"{path}: no such models, or no file ({error}); {remedy}") from error
+        about, digests = About(**found["about"]), [found["digests"][name] for name in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EcgnbError(f"{path}: no such models, or no file ({error}); {COMPUTE}") from error
+    if digests != [model.digest for model in models]:
+        raise EcgnbError(f"{path}: made with other models of these names; {COMPUTE}")
+    _check_origin(path, about, describe(dataset, seed=seed, model=about.model, suite="transfer"))
     return found | {"success": success}
 
 
-def _evaluations() -> Path:
-    return ROOT / "figures" / "evaluation"
+def _check_origin(path: Path, found: About, expected: About) -> None:
+    """Raise EcgnbError if a stored result was made otherwise than `expected`; signals "" : not compared."""
+    parts = {
+        "recordings": ("data", "split", "protocol", "labels", *(["signals"] if expected.signals else [])),
+        "model": ("model", "digest"),
+        "settings": ("suite", "seed"),
+    }
+    other = [what for what, names in parts.items() if any(getattr(found, n) != getattr(expected, n) for n in names)]
+    verified = STORED.parent / "verified.json"  # code that gives the same numbers, see ci/verify.py
+    codes = [found.code, json.loads(verified.read_text("utf-8"))["code"] if verified.exists() else ""]
+    if expected.code not in codes:
+        other.append("code")
+    if other:
+        raise EcgnbError(f"{path}: made with other {', '.join(other)} than those of this notebook; {COMPUTE}")

@@ -36,6 +36,7 @@ from ecgnb.attacks.noise import emg
 from ecgnb.constants import BAND
 from ecgnb.data.dataset import balanced_index, load_data
 from ecgnb.evaluation import engine, schema, signals, suites
+from ecgnb.models.classifier import predicted_classes
 from ecgnb.report import evaluation_figures, figures, style, tables
 
 # %%
@@ -45,7 +46,8 @@ dataset = load_data(SPLIT, data=DATA)
 if COMPUTE and PER_CLASS:
     rows = balanced_index(dataset.y, PER_CLASS, np.random.default_rng(SEED))
     dataset = dataset.take(rows)
-models = [engine.named_model(notebook.resolve(name)) for name in MODELS.split()]
+evaluated = engine.named_models([notebook.resolve(name) for name in f"{MODELS} {OTHER_SEEDS}".split()])
+models = evaluated[: len(MODELS.split())]
 print(f"{dataset.title}: {len(dataset)} recordings, {len(dataset.of_class('A'))} AF")
 
 # %% [markdown]
@@ -93,13 +95,13 @@ for model in models:
         report = engine.evaluate(model, dataset, suites.suite(SUITE), surrogate=other, **settings)
         schema.write_report(folder / f"{model.name}-{SPLIT}-{SUITE}.json", report)
     else:
-        report = notebook.stored_report(model, SPLIT, SUITE)
+        report = notebook.stored_report(model, dataset, SUITE, SEED)
     reports[model.name] = report
 
 # %%
 first = reports[models[0].name]
 title = f"{first.about.data}, {first.about.split}, labels {first.about.labels}"
-about = {"about": asdict(replace(first.about, model=" ".join(reports), weights=""))}
+about = {"about": asdict(replace(first.about, model=" ".join(reports), digest=""))}
 print(tables.description(first))
 for name, report in reports.items():
     print(f"{name}: {tables.answer(report)}")
@@ -148,7 +150,7 @@ tables.table_of(robust, "robust recall", cell=in_counts).T
 # %%
 test = {}
 if not COMPUTE and SPLIT == "validation":
-    test = {model.name: notebook.stored_report(model, "test", "quick") for model in models}
+    test = {m.name: notebook.stored_report(m, dataset, "quick", SEED, "test") for m in models}
     shares = {name: tables.robust_recalls(report) for name, report in test.items()}
     display(tables.table_of(shares, "robust recall, test fold", cell=in_counts).T)
 
@@ -238,7 +240,7 @@ crafted = suites.STUDY_ATTACK(models[0].classifier, problem, seed=SEED)
 leaking = {}
 for model in models:
     inputs = {"clean": other.x, f"attacked, crafted on {models[0].name}": crafted.x}
-    predicted = {key: model.classifier.logits(x).argmax(axis=1) for key, x in inputs.items()}
+    predicted = {key: predicted_classes(model.classifier.logits(x)) for key, x in inputs.items()}
     leaking[model.name] = {key: metrics.rate(p == af_class) for key, p in predicted.items()}
 tables.table_of(leaking, "other predicted as AF", cell=tables.with_counts)
 
@@ -279,13 +281,11 @@ tables.table_of(of_classes, "recall", cell=in_counts).rename(columns=tables.clas
 # that baseline, examples of the *other* baseline, and its own?
 
 # %%
-names = [model.name for model in models] + OTHER_SEEDS.split()
 if COMPUTE:
-    others = [engine.named_model(notebook.resolve(name)) for name in OTHER_SEEDS.split()]
     settings = dict(cache=folder / "cache", seed=SEED, progress=True)
-    transfer = engine.transfer(models + others, dataset, **settings)
+    transfer = engine.transfer(evaluated, dataset, **settings)
 else:
-    transfer = notebook.stored_transfer(names, SPLIT)
+    transfer = notebook.stored_transfer(evaluated, dataset, SEED)
 figure = evaluation_figures.transfer_figure(
     transfer["success"], f"{title}; {transfer['attack']}, {Threat(**transfer['threat'])}"
 )
@@ -324,7 +324,7 @@ for key, result in adversarial.items():
     strips[f"{titles[key]}: {prediction}"] = af.in_mv(result.x)[shown]
 head = "One recording, four perturbations of ε 0.2"
 figure = figures.class_gallery(strips, dataset.title, 6.0, head, dataset.fs)
-here = engine.describe(dataset, seed=SEED, model=models[0].name, weights=models[0].digest)
+here = engine.describe(dataset, seed=SEED, model=models[0].name, digest=models[0].digest)
 logits = {key: result.logits[shown] for key, result in adversarial.items()}
 numbers = {"about": asdict(here), "record": str(af.names[shown]), "logits": logits}
 style.save(figure, out / "evaluation_waveforms.png", numbers)

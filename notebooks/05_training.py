@@ -86,7 +86,7 @@ print(name, "·", origin, "·", settings["recordings"])
 
 # %%
 evaluated = engine.from_keras(model, name, settings["batch_size"])
-described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, weights=evaluated.digest)
+described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, digest=evaluated.digest)
 
 # %%
 ends = runs.best_and_last(history)

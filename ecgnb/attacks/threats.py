@@ -12,6 +12,7 @@ from ecgnb import values
 from ecgnb.attacks.balls import L2, Ball, BandLimited, Linf
 from ecgnb.constants import FS
 from ecgnb.errors import EcgnbError
+from ecgnb.models.classifier import UNDEFINED, predicted_classes
 
 if TYPE_CHECKING:
     from ecgnb.data.dataset import Dataset
@@ -30,23 +31,25 @@ class Goal:
         return np.full_like(y, -1 if self.target is None else self.target)
 
     def reached(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """(n,) bool: the attack succeeds."""
-        return self.is_success(logits.argmax(axis=1), y)
+        """(n,) bool: the attack succeeds; also where it makes logits that are not finite, which break the classifier."""
+        return self.is_success(predicted_classes(logits), y)
 
     def is_success(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(n,) bool, as `reached`, from predicted classes (n,)."""
-        return predicted != y if self.target is None else predicted == self.target
+        return (predicted == UNDEFINED) | (predicted != y if self.target is None else predicted == self.target)
 
     def margin(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(n,) larger is better for the attacker, positive exactly where the goal is reached.
 
-        The logit of the target minus the best other; untargeted, the best other minus that of the label.
+        The logit of the target minus the best other; untargeted, the best other minus that of the label. Infinite
+        where logits are not finite.
         """
         rows, labels = np.arange(len(y)), y if self.target is None else self.target
         others = logits.copy()
         others[rows, labels] = -np.inf
         lead = logits[rows, labels] - others.max(axis=1)
-        return -lead if self.target is None else lead
+        margin = -lead if self.target is None else lead
+        return np.where(np.isfinite(logits).all(axis=1), margin, np.inf)
 
 
 @dataclass(frozen=True)

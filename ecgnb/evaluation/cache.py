@@ -15,7 +15,13 @@ from ecgnb.files import write_atomically
 
 PACKAGE = Path(__file__).parents[1]
 # What decides the examples that an attack finds …
-SEARCHES = ("attacks/*.py", "models/keras_classifier.py", "evaluation/minimal.py", "evaluation/certification.py")
+SEARCHES = (
+    "attacks/*.py",
+    "models/classifier.py",
+    "models/keras_classifier.py",
+    "evaluation/minimal.py",
+    "evaluation/certification.py",
+)
 # … and what decides the numbers of a report besides.
 NUMBERS = (
     *SEARCHES,

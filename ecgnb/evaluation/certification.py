@@ -15,7 +15,7 @@ from scipy.stats import beta, norm
 
 from ecgnb import metrics
 from ecgnb.errors import EcgnbError
-from ecgnb.models.classifier import Classifier
+from ecgnb.models.classifier import UNDEFINED, Classifier, predicted_classes
 from ecgnb.progress import bar
 
 ABSTAINS = -1
@@ -135,8 +135,8 @@ def _tally(
     for start in range(0, draws, batch_size):
         shape = (min(batch_size, draws - start), *x.shape)
         noise = np.float32(sigma) * rng.standard_normal(shape, dtype=np.float32)
-        predicted = classifier.logits(x + noise * mask).argmax(axis=1)
-        counts += np.bincount(predicted, minlength=n_classes)
+        predicted = predicted_classes(classifier.logits(x + noise * mask))
+        counts += np.bincount(predicted[predicted != UNDEFINED], minlength=n_classes)
     return counts
 
 

@@ -30,6 +30,7 @@ from ecgnb.evaluation.schema import About, Condition, Report
 from ecgnb.evaluation.suites import STUDY_ATTACK, Suite
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
+from ecgnb.models.classifier import UNDEFINED, check_defined, predicted_classes
 
 LARGEST = 1.0  # z-units: the limit of the search for the minimal ε
 LARGEST_UV = 200.0  # the same in µV
@@ -41,17 +42,41 @@ TRANSFORMATIONS = {"standardised": standardised, "filtered": filtered}
 
 def named_model(name: str | Path) -> EvaluatedModel:
     """A shipped model by name, or a model file, ready to be evaluated."""
-    from ecgnb.models.files import load_model
+    return named_models([name])[0]
 
-    return from_keras(load_model(name), Path(name).stem)
+
+def named_models(names: Sequence[str | Path]) -> list[EvaluatedModel]:
+    """Several models, as `named_model`, each under another name."""
+    from ecgnb.models.files import load_model, model_path
+
+    unique = unique_names([model_path(name) for name in names])
+    return [from_keras(load_model(name), own) for name, own in zip(names, unique, strict=True)]
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each file: its own without ending, after as many folders as it takes to tell it from the others.
+
+    >>> unique_names([Path("a/kept.keras"), Path("b/kept.keras"), Path("b/other.keras")])
+    ['a-kept', 'b-kept', 'other']
+    """
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    if twice := [path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1]:
+        raise EcgnbError(f"{twice[0]} and {twice[1]} are one model, or differ in their ending alone; name it once")
+
+    def name(own: tuple[str, ...]) -> str:
+        depth = next(k for k in range(1, len(own) + 1) if sum(other[-k:] == own[-k:] for other in parts) == 1)
+        return "-".join(own[-depth:])
+
+    return [name(own) for own in parts]
 
 
 def from_keras(model: Any, name: str, batch_size: int = 32) -> EvaluatedModel:
     """A Keras model that gives logits, ready to be evaluated under a name."""
+    from ecgnb.models.identity import model_digest
     from ecgnb.models.keras_classifier import KerasClassifier
 
-    weights = array_digest(*(np.asarray(w) for w in model.get_weights()))
-    return EvaluatedModel(name, KerasClassifier(model, batch_size), weights)
+    classifier = KerasClassifier(model, batch_size)
+    return EvaluatedModel(name, classifier, model_digest(model, classifier.classes, classifier.fs))
 
 
 def evaluate(
@@ -93,6 +118,7 @@ class _Evaluation:
             raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
         self.problem = suite.threat.on(self.subset)
         self.clean = self._predict(dataset.x)
+        check_defined(self.clean, dataset.names, model.name)
         self.correct = self.clean == dataset.y
         self.is_correct = self.correct[self.rows]
         if suite.checks and not self.is_correct.any():
@@ -163,7 +189,7 @@ class _Evaluation:
                 problem = case.threat.on(self.dataset.take(rows))
                 attacks = {f"{name}-{key}": attack for key, attack in case.attacks.items()}
                 (result,) = run_attacks(attacks, self.model, problem, self.how).values()
-                found[name] = rows, result.logits.argmax(axis=1)
+                found[name] = rows, predicted_classes(result.logits)
                 continue
             rows = np.flatnonzero(attacked & self.correct)
             problem = case.threat.on(self.dataset.take(rows))
@@ -230,7 +256,7 @@ class _Evaluation:
         }
 
     def _recall(self, logits: np.ndarray) -> metrics.Estimate:
-        return metrics.rate(logits.argmax(axis=1) == self.subset.y)
+        return metrics.rate(predicted_classes(logits) == self.subset.y)
 
     def _minimal(self, known: np.ndarray) -> MinimalPerturbation:
         wide = self.problem.resized(np.full(len(self.problem), LARGEST))
@@ -307,7 +333,7 @@ class _Evaluation:
         suite = self.suite
         conditions = {"clean": self._condition("clean", "clean", None, self.clean)}
         for name, result in attacks.items():
-            predicted = result.logits.argmax(axis=1)
+            predicted = predicted_classes(result.logits)
             queries = float(np.median(result.queries)) if len(result.queries) else None
             conditions[name] = self._attacked(suite.attacks[name].title, "attack", predicted, queries)
         if len(attacks) > 1:
@@ -329,7 +355,7 @@ class _Evaluation:
             conditions[f"{name}_rms"] = self._attacked(title, "noise", predicted)
         report = Report(
             about=describe(
-                self.dataset, seed=self.how.seed, model=self.model.name, weights=self.model.digest, suite=suite.name
+                self.dataset, seed=self.how.seed, model=self.model.name, digest=self.model.digest, suite=suite.name
             ),
             threat=asdict(suite.threat),
             classes=tuple(self.dataset.classes),
@@ -402,7 +428,7 @@ class _Evaluation:
         return everyone
 
     def _symbols(self, classes: np.ndarray) -> str:
-        return "".join(self.dataset.classes[c] for c in classes)
+        return "".join("?" if c == UNDEFINED else self.dataset.classes[c] for c in classes)
 
 
 @dataclass(frozen=True)
@@ -424,11 +450,11 @@ def worst_case(attacks: Mapping[str, AttackResult], problem: AttackProblem) -> W
     best = np.argmax(margins, axis=0)
     x = np.array([results[attack].x[row] for row, attack in enumerate(best)])
     logits = np.array([results[attack].logits[row] for row, attack in enumerate(best)])
-    predicted = logits.reshape(len(best), -1).argmax(axis=1) if len(best) else best
+    predicted = predicted_classes(logits.reshape(len(best), -1)) if len(best) else best
     return WorstCase(x, predicted, np.array(list(attacks))[best])
 
 
-def describe(dataset: Dataset, *, seed: int, model: str, weights: str = "", suite: str = "") -> About:
+def describe(dataset: Dataset, *, seed: int, model: str, digest: str = "", suite: str = "") -> About:
     """Where numbers made from a data set come from."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -444,9 +470,10 @@ def describe(dataset: Dataset, *, seed: int, model: str, weights: str = "", suit
         class_counts=dict(zip(dataset.classes, counts.tolist(), strict=True)),
         seed=seed,
         model=model,
-        weights=weights,
+        digest=digest,
         suite=suite,
         code=code_digest(NUMBERS),
+        signals=array_digest(*dataset.signals, dataset.names, dataset.y),
         versions=versions,
     )
 
@@ -463,12 +490,13 @@ def transfer(
     """The study's attack crafted on each model and evaluated on each, as plain values.
 
     "success": crafted on -> evaluated on -> attack success rate among the recordings that the latter classifies
-    correctly when clean.
+    correctly when clean; "digests": name -> digest of each model.
     """
     threat = Threat()
-    problem = threat.on(dataset.take(threat.is_attacked(dataset)))
-    if not len(problem):
+    attacked_set = dataset.take(threat.is_attacked(dataset))
+    if not len(attacked_set):
         raise EcgnbError(f"{dataset.title}: no recording of class {threat.attack_class}, nothing to attack")
+    problem = threat.on(attacked_set)
     with tempfile.TemporaryDirectory() as temporary:
         how = Execution(cache or Path(temporary), seed, progress, workers)
         examples = []
@@ -479,16 +507,19 @@ def transfer(
     for target in models:
         shared = (target, problem)
         clean, *attacked = workers.map(_examples_of, [problem.x, *examples], shared=shared)
-        is_correct = clean.logits.argmax(axis=1) == problem.y
+        predicted = predicted_classes(clean.logits)
+        check_defined(predicted, attacked_set.names, target.name)
+        is_correct = predicted == problem.y
         for model, result in zip(models, attacked, strict=True):
             success[model.name][target.name] = metrics.rate(result.success[is_correct])
     about = describe(dataset, seed=seed, model=" ".join(m.name for m in models), suite="transfer")
     attack = {"attack": STUDY_ATTACK.title, "threat": asdict(threat)}
-    return {"about": asdict(about), **attack, "success": success}
+    digests = {model.name: model.digest for model in models}
+    return {"about": asdict(about), **attack, "digests": digests, "success": success}
 
 
 def _predicted(x: np.ndarray, model: EvaluatedModel) -> np.ndarray:
-    return model.classifier.logits(x).argmax(axis=1)
+    return predicted_classes(model.classifier.logits(x))
 
 
 def _examples_of(x: np.ndarray, model: EvaluatedModel, problem: AttackProblem) -> AttackResult:
@@ -499,7 +530,7 @@ def _under_noise(item: tuple[str, AttackProblem, np.ndarray | None], model: Eval
     """(n,) predicted classes of recordings under a noise baseline, filling the ball or of a given RMS."""
     name, problem, rms = item
     x = add_noise(problem, NOISE_BASELINES[name], rms=rms, seed=seed)
-    return model.classifier.logits(x).argmax(axis=1)
+    return predicted_classes(model.classifier.logits(x))
 
 
 def _measured(x: np.ndarray, dataset: Dataset) -> dict:

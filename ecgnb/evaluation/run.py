@@ -15,7 +15,7 @@ from ecgnb.attacks import AttackProblem, AttackResult
 from ecgnb.evaluation.suites import Attack
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
-from ecgnb.models.classifier import Classifier
+from ecgnb.models.classifier import Classifier, predicted_classes
 
 # Recordings that are attacked at a time, and the unit of work that is sent to workers. It is the same whoever
 # does the work, since the network's rounding depends on how many recordings are in a batch.
@@ -24,7 +24,7 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """The model under evaluation. digest : of its weights, and of what stands in front of it."""
+    """The model under evaluation. digest : of all that decides its logits."""
 
     name: str
     classifier: Classifier
@@ -99,7 +99,7 @@ def chunks(problem: AttackProblem) -> list[AttackProblem]:
 
 
 def problem_key(model: EvaluatedModel, problem: AttackProblem) -> dict:
-    """What decides a result, besides the attack: the weights, the recordings, the goal, the ball."""
+    """What decides a result, besides the attack: the model, the recordings, the goal, the ball."""
     ball = problem.ball
     return {
         "model": model.digest,
@@ -124,7 +124,7 @@ def _cascaded(
         if len(left):
             result = attack(model.classifier, problem.rows(left), seed=seed)
             success[left] = result.success
-            predicted[left] = result.logits.argmax(axis=1)
+            predicted[left] = predicted_classes(result.logits)
     return {"success": success, "predicted": predicted}
 
 

@@ -19,6 +19,7 @@ from ecgnb.attacks.threats import Goal
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_json
 from ecgnb.metrics import Estimate, rate
+from ecgnb.models.classifier import UNDEFINED
 
 SCHEMA = 1  # raise when a field changes its name or meaning
 
@@ -28,9 +29,9 @@ class About:
     """Where numbers come from.
 
     data, split, protocol, labels : which recordings, and whose labels; recordings : how many; class_counts :
-    symbol -> recordings; model : its name; weights : SHA-256 of them; suite : name of what was computed; seed : of
-    noise, random starts and bootstrap; code : digest of the code that decides numbers (see `cache.code_digest`);
-    versions : package -> version.
+    symbol -> recordings; signals : SHA-256 of them, with their names and labels; model : its name; digest : of the
+    model (see `identity.model_digest`); suite : name of what was computed; seed : of noise, random starts and bootstrap;
+    code : digest of the code that decides numbers (see `cache.code_digest`); versions : package -> version.
     """
 
     data: str
@@ -41,9 +42,10 @@ class About:
     class_counts: dict[str, int]
     seed: int
     model: str
-    weights: str = ""
+    digest: str = ""
     suite: str = ""
     code: str = ""
+    signals: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,7 +56,7 @@ class Condition:
     title : for people; kind : "clean", "attack" (white-box), "transfer" (crafted on another model), "worst_case" (the
     strongest of several attacks, recording by recording) or "noise"; threat : fields of `Threat`, None when clean;
     predictions : a class symbol a recording, in the order of `Report.records`; recordings that are not attacked keep
-    their clean prediction. scores : of `metrics.scores`, over all recordings.
+    their clean prediction; "?" where logits are not finite, which counts as broken by the attack. scores : of `metrics.scores`, over all recordings.
 
     Of the attacked recordings, None when clean:
     robust_recall : correctly classified before the attack, and the attack does not reach its goal; of all attacked
@@ -153,12 +155,19 @@ class Report:
         return correct & goal.is_success(self.predicted(condition), y)
 
     def _numbers(self, symbols: str) -> np.ndarray:
-        return np.array([self.classes.index(symbol) for symbol in symbols], int)
+        number = {symbol: c for c, symbol in enumerate(self.classes)} | {"?": UNDEFINED}
+        return np.array([number[symbol] for symbol in symbols], int)
 
 
 def write_report(path: Path, report: Report) -> None:
     """Write a report as JSON."""
     write_json(path, as_json(report))
+
+
+def check_free(path: Path, digest: str) -> None:
+    """Raise EcgnbError if a report of another model than that of `digest` lies there."""
+    if path.exists() and (about := read_report(path).about).digest != digest:
+        raise EcgnbError(f"{path}: is the report of another model named {about.model}; give another --out, or move it")
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ecgnb.errors import EcgnbError
+
 
 class Classifier(Protocol):
     """An ECG classifier: logits, and the gradient of a loss with respect to the input.
@@ -32,6 +34,24 @@ class Classifier(Protocol):
         whatever else the loss steers by, such as reference logits, (n, classes) float32, for `divergence`.
         Returns (n,), (n, classes) and the shape of x, all float32.
         """
+
+
+UNDEFINED = -1  # the predicted class where logits are not finite
+
+
+def predicted_classes(logits: np.ndarray) -> np.ndarray:
+    """(n,) int, the class with the largest logit; UNDEFINED where any logit is NaN or infinite.
+
+    No other function may turn logits into classes: the largest of four NaN would be the first class, AF.
+    """
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), UNDEFINED)
+
+
+def check_defined(predicted: np.ndarray, names: np.ndarray, model: str) -> None:
+    """Raise EcgnbError if a model gives logits that are not finite for clean recordings, (n,), of these names."""
+    if len(undefined := names[predicted == UNDEFINED]):
+        more = f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
+        raise EcgnbError(f"{model} gives logits that are NaN or infinite for recording {undefined[0]}{more}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -67,7 +67,23 @@ class KerasClassifier:
         compute = self._compiled[loss]
         parts = [compute(x[rows], y[rows], targets[rows]) for rows in self._batches(len(x))]
         value, logits, gradient = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return value, logits, gradient
+        return value, logits, self._steady(x, logits, gradient)
+
+    def _steady(self, x: np.ndarray, logits: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The gradient, 0 where logits are not finite: there the model is broken, and the attack has to stay.
+
+        Raises EcgnbError where logits are finite and the gradient is not: no attack could go on from there, and a
+        model must not look robust for that.
+        """
+        finite = np.isfinite(logits).all(axis=1)
+        if self.low_precision and not finite.all():  # the model itself decides, in float32
+            finite[~finite] = np.isfinite(self.logits(x[~finite])).all(axis=1)
+        lost = finite & ~np.isfinite(gradient).all(axis=(1, 2))
+        if lost.any():
+            raise EcgnbError(
+                f"gradients are NaN or infinite for {lost.sum()} of {len(x)} recordings; not to be attacked"
+            )
+        return np.where(finite[:, None, None], gradient, np.float32(0))
 
     def _batches(self, n: int) -> list[slice]:
         return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]

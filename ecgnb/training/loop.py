@@ -24,6 +24,7 @@ from ecgnb.models import network
 from ecgnb.models.devices import distribution
 from ecgnb.models.files import load_model, save_model
 from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.models.saved import restore
 from ecgnb.quiet import keras
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.defences import BY_NAME, Defence
@@ -72,6 +73,10 @@ def train(
             row |= robust_scores(classifier, dev_set, subset, config)
             row |= defence.own_scores(subset, history, row)
         row["criterion"] = defence.criterion(row)
+        if not math.isfinite(row["criterion"]):
+            raise EcgnbError(
+                f"epoch {epoch + 1}: the criterion of selection is {row['criterion']}: no AF in the dev fold?"
+            )
         history.append(row)
         if config.select == "last" or row["criterion"] == max(r["criterion"] for r in history):
             save_model(model, folder / "selected.keras")
@@ -92,9 +97,9 @@ def open_run(
     checkpoints = sorted(folder.glob("checkpoint-*.keras"))
     if resume and checkpoints:
         _check_settings(settings, folder)
+        model = _compiled(config, train_set)
         with distribution():
-            model = keras.models.load_model(checkpoints[-1], safe_mode=True)
-            synchronise_batch_norm(model)
+            restore(model, checkpoints[-1])
         epoch = int(checkpoints[-1].stem.split("-")[1])
         # The history is written before the checkpoint, so a kill between the two leaves a row too many.
         history = pd.read_csv(folder / "history.csv")[:epoch].to_dict("records")
@@ -103,19 +108,25 @@ def open_run(
     for old in checkpoints:
         old.unlink()
     keras.utils.set_random_seed(config.seed)
+    model = _compiled(config, train_set)
+    if start is not None:
+        model.set_weights(start.get_weights())
+    text = json.dumps(settings, indent=1)
+    write_atomically(folder / "config.json", lambda path: path.write_text(text))
+    return model, []
+
+
+def _compiled(config: TrainingConfig, train_set: Dataset) -> keras.Model:
+    """The network of a run, ready to train, on all devices."""
     with distribution():
         model = network.build(config.dropout, config.precision)
-        if start is not None:
-            model.set_weights(start.get_weights())
         model.compile(
             optimizer=_optimizer(config, len(train_set)),
             loss=BY_NAME[config.defence].loss(config),
             jit_compile=keras.backend.backend() == "jax",
         )
         synchronise_batch_norm(model)
-    text = json.dumps(settings, indent=1)
-    write_atomically(folder / "config.json", lambda path: path.write_text(text))
-    return model, []
+    return model
 
 
 def run_epoch(
@@ -132,6 +143,9 @@ def run_epoch(
     first_rows: list[np.ndarray] = []
     for x, y in defence.chunks(drawn, rng):
         losses.append(fit(x, one_hot[y], weights[y], step_bar))
+        if not math.isfinite(losses[-1]):
+            step_bar.close()
+            raise EcgnbError(f"{text}: the loss is {losses[-1]}; lower the learning rate. Earlier epochs are kept")
         first_rows.append(x[: max(0, STATISTICS_RECORDINGS - sum(sizes))])
         sizes.append(len(y))
     step_bar.close()

@@ -9,7 +9,7 @@ from ecgnb import metrics
 from ecgnb.attacks import AttackResult, add_noise, pgd
 from ecgnb.attacks.noise import random_sign
 from ecgnb.data.dataset import Dataset
-from ecgnb.models.classifier import Classifier
+from ecgnb.models.classifier import Classifier, check_defined, predicted_classes
 from ecgnb.training.configuration import TrainingConfig
 
 DEV_STEPS = 10  # PGD steps of the attacks on dev, whatever a configuration trains with
@@ -18,7 +18,8 @@ LOWEST_ROBUST_SCORE = 0.1  # a robust score below it halves by chance: 40 record
 
 def dev_scores(classifier: Classifier, dev: Dataset) -> dict[str, float]:
     """Columns of the history: scores on clean dev."""
-    predicted = classifier.logits(dev.x).argmax(axis=1)
+    predicted = predicted_classes(classifier.logits(dev.x))
+    check_defined(predicted, dev.names, "the model in training")
     counts = metrics.confusion(dev.y, predicted, len(dev.classes))
     f1 = metrics.f1_scores(counts)
     return {f"dev_f1_{symbol}": float(f1[c]) for c, symbol in enumerate(dev.classes)} | {
@@ -42,9 +43,9 @@ def robust_scores(classifier: Classifier, dev: Dataset, subset: Dataset, config:
     )
     noisy = classifier.logits(add_noise(threat.on(subset.of_class("N")), random_sign))
     return {
-        "dev_robust_recall_A": float((attacked_af.argmax(axis=1) == af).mean()),
+        "dev_robust_recall_A": float((predicted_classes(attacked_af) == af).mean()),
         "dev_robust_challenge_score": challenge_score(subset, attacked.logits),
-        "dev_noise_false_positive_rate": float((noisy.argmax(axis=1) == af).mean()),
+        "dev_noise_false_positive_rate": float((predicted_classes(noisy) == af).mean()),
     }
 
 
@@ -58,7 +59,7 @@ def attack_af(
 
 def challenge_score(dataset: Dataset, logits: np.ndarray) -> float:
     """Challenge score of logits, (n, classes), of a data set's recordings."""
-    counts = metrics.confusion(dataset.y, logits.argmax(axis=1), len(dataset.classes))
+    counts = metrics.confusion(dataset.y, predicted_classes(logits), len(dataset.classes))
     return float(metrics.challenge_score(counts))
 
 
