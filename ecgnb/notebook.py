@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ast
+import base64
+import html
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
 
 from ecgnb.data.dataset import load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.run import EvaluatedModel
-from ecgnb.evaluation.schema import Report, read_report
+from ecgnb.evaluation.schema import About, Report, as_json, read_report
 from ecgnb.models.devices import describe_devices
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
+from ecgnb.report import style
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.loop import train
 
@@ -106,6 +112,27 @@ def load_or_train(
     model, history = train(config, train_set, dev_set, run, origin, resume)
     save_model(model, folder / "models" / f"{Path(name).stem}.keras")
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
+
+
+def show(figure: Figure, path: Path, source: About | Report, alt: str, **numbers: Any) -> None:
+    """Show a figure under a notebook cell, and write it as PNG with its numbers and its source as JSON beside it.
+
+    source : what the figure was made from; of a whole report all numbers are written. alt : one sentence that says
+    what the figure shows, shown below it and read by screen readers. An `img` element carries it, since Jupyter and
+    nbconvert leave out the alternative text of an image/png output.
+    """
+    stored = as_json(source) if isinstance(source, Report) else {"about": asdict(source)}
+    style.save(figure, path, stored | {"alt": alt} | numbers)
+    picture = base64.b64encode(style.png(figure, dpi=100)).decode()
+    text = html.escape(alt)
+    body = f'<img src="data:image/png;base64,{picture}" alt="{text}"><br><small>{text}</small>'
+    display({"text/html": body, "text/plain": alt}, raw=True)
+
+
+def folded(table: pd.DataFrame, summary: str) -> None:
+    """Show a table that opens when its summary is clicked."""
+    body = f"<details><summary>{html.escape(summary)}</summary>{table.to_html()}</details>"
+    display({"text/html": body, "text/plain": f"{summary}\n{table}"}, raw=True)
 
 
 def stored_report(model: EvaluatedModel, split: str, suite: str) -> Report:
