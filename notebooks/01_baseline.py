@@ -151,7 +151,7 @@ path.append((loss[0], softmax(logits)[0], (x - x0)[0, :, 0]))
 losses, probabilities, perturbations = (np.array(part) for part in zip(*path, strict=True))
 beat = slice(int(2 * dataset.fs), int(4 * dataset.fs))
 at = sorted({1, MAX_ITER // 4, MAX_ITER // 2, MAX_ITER})
-pieces = {f"perturbation after {t} steps": 1000 * one.sd_mv[0] * perturbations[t][beat] for t in at}
+pieces = {f"perturbation after step {t}": 1000 * one.sd_mv[0] * perturbations[t][beat] for t in at}
 figure = figures.ascent_figure(losses, probabilities, dataset.classes, pieces, dataset.title, dataset.fs)
 alt = "Step by step: the loss rises, the probability of AF falls while that of another class rises, the perturbation grows."
 numbers = dict(record=str(one.names[0]), loss=losses, probabilities=probabilities)

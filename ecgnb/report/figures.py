@@ -246,7 +246,7 @@ def ascent_figure(
     right.legend(**BESIDE)
     for ax in (left, right):
         ax.set_xlabel("steps")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     largest = max(1e-9, *(np.abs(uv).max() for uv in perturbations_uv.values()))
     for row, (name, uv) in enumerate(perturbations_uv.items(), start=1):
         ax = fig.add_subplot(grid[row, :])
