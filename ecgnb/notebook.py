@@ -114,14 +114,16 @@ def load_or_train(
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
 
 
-def show(figure: Figure, path: Path, source: About | Report, alt: str, **numbers: Any) -> None:
+def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], alt: str, **numbers: Any) -> None:
     """Show a figure under a notebook cell, and write it as PNG with its numbers and its source as JSON beside it.
 
-    source : what the figure was made from; of a whole report all numbers are written. alt : one sentence that says
+    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written. alt : one sentence that says
     what the figure shows, shown below it and read by screen readers. An `img` element carries it, since Jupyter and
     nbconvert leave out the alternative text of an image/png output.
     """
-    stored = as_json(source) if isinstance(source, Report) else {"about": asdict(source)}
+    if isinstance(source, About):
+        source = {"about": asdict(source)}
+    stored = as_json(source) if isinstance(source, Report) else source
     style.save(figure, path, stored | {"alt": alt} | numbers)
     picture = base64.b64encode(style.png(figure, dpi=100)).decode()
     text = html.escape(alt)
