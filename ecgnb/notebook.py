@@ -124,7 +124,7 @@ def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], al
     if isinstance(source, About):
         source = {"about": asdict(source)}
     stored = as_json(source) if isinstance(source, Report) else source
-    style.save(figure, path, stored | {"alt": alt} | numbers)
+    style.save(figure, path, stored | numbers)
     picture = base64.b64encode(style.png(figure, dpi=100)).decode()
     text = html.escape(alt)
     body = f'<img src="data:image/png;base64,{picture}" alt="{text}"><br><small>{text}</small>'
