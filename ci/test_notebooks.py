@@ -16,13 +16,14 @@ from conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
     "00_data": {"class_gallery", "epsilon_in_microvolts"},
-    "01_baseline": {"baseline_clean", "baseline_attacked", "attack_visual"},
+    "01_baseline": {"attack_fgsm", "attack_steps", "baseline_clean", "baseline_attacked", "attack_visual"},
     "02_static": {"static_learning_curves", "confusion_matrix_static", "static_matrix_attacked", "static_stress_test"},
     "03_adaptive": {"adaptive_learning_curves", "final_clean_matrix", "final_robustness_curve"},
     "04_evaluation": {
         "evaluation_attacks",
         "evaluation_curves",
         "evaluation_loss",
+        "evaluation_threats",
         "evaluation_transfer",
         "evaluation_waveforms",
         "evaluation_spectra",
@@ -32,7 +33,7 @@ FIGURES = {
     "06_results": {"results_models", "results_seeds", "results_training"},
     "07_explore": {"explore_recording", "explore_iterates"},
 }
-NOT_IN_SUITE_QUICK = {"evaluation_loss", "evaluation_certified"}  # which notebook 4 runs here
+NOT_IN_SUITE_QUICK = {"evaluation_loss", "evaluation_certified", "evaluation_threats"}  # which notebook 4 runs here
 # nbval runs every notebook as it is stored; these take other paths. Notebook 3 is run by test_first_hour.
 TINY = {
     "04_evaluation": {"COMPUTE": True, "SUITE": "quick", "PER_CLASS": 2, "MODELS": "baseline", "OTHER_SEEDS": "static"},
@@ -102,5 +103,16 @@ def test_cells_are_short_and_parameters_are_explained(notebook):
         assert line.count("=") == 1, "papermill cannot parse a second one, also in a comment"
         assert re.match(r"[A-Z_]+ = \S.*  # \S", line), f"a parameter needs a comment: {line}"
     for cell in cells:
-        if cell is not parameters[0]:
+        if cell is not parameters[0] and "solution" not in cell.metadata.get("tags", []):
             assert len(cell.source.splitlines()) <= 18 and "def " not in cell.source
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_picture_has_an_alternative_text_that_is_also_shown(notebook):
+    outputs = [o for c in nbformat.read(notebook, 4).cells for o in c.get("outputs", []) if "data" in o]
+    assert not [o for o in outputs if "image/png" in o.data], "use notebook.show: Jupyter gives image/png no alt text"
+    pictures = [o.data for o in outputs if "<img" in "".join(o.data.get("text/html", ""))]
+    assert len(pictures) == len(FIGURES[notebook.stem])
+    for data in pictures:
+        (alt,) = re.findall(r'alt="([^"]+)"', data["text/html"])
+        assert len(alt) > 30 and f"<small>{alt}</small>" in data["text/html"]

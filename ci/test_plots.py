@@ -27,13 +27,20 @@ def texts(figure) -> str:
 def test_ecg_paper_is_25_mm_per_second_and_10_mm_per_millivolt():
     figure = figures.attack_figure(MV, MV + 0.03, ("clean: predicted as A", "attacked: predicted as N"), "CinC 2017")
     figure.draw_without_rendering()
-    for ax in figure.axes[:4]:
+    for ax, times in zip(figure.axes, (1, 1, 1, figures.ZOOM), strict=True):
         box = ax.get_window_extent()
         (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
         millimetres = 25.4 / figure.dpi
-        assert box.width * millimetres / (x1 - x0) == pytest.approx(25, rel=0.02)
-        assert box.height * millimetres / (y1 - y0) == pytest.approx(10, rel=0.02)
-    assert "magnified" in texts(figure) and "30 µV" in texts(figure)
+        assert box.width * millimetres / (x1 - x0) == pytest.approx(25 * times, rel=0.02)
+        assert box.height * millimetres / (y1 - y0) == pytest.approx(10 * times, rel=0.02)
+    for text in ("magnified", "30 µV", "one beat", "attacked: predicted as N"):
+        assert text in texts(figure)
+
+
+def test_beats_are_marked_with_their_rr_in_ms():
+    peaks, p_waves = np.array([300, 600, 990]), np.array([250])
+    figure = figures.class_gallery({"N": MV}, "CinC 2017", r_peaks={"N": peaks}, p_waves={"N": p_waves})
+    assert [t.get_text() for t in figure.axes[0].texts] == ["1000", "1300", "P"]
 
 
 def test_signals_of_unequal_length_are_refused():
@@ -54,6 +61,7 @@ def test_only_synthetic_data_is_marked_as_such_across_the_figure(subtitle):
         figures.learning_curves({"static": history}, subtitle, {"static": 1}),
         figures.learning_curves({}, subtitle, {}),
         figures.class_gallery({"A": MV}, subtitle),
+        figures.ascent_figure(np.arange(3), np.eye(4)[:3], "ANO~", {"after step 1": MV}, subtitle),
         figures.microvolts_figure({"A": 100 + np.arange(9), "N": 90 + np.arange(9)}, 0.2, subtitle),
         evaluation_figures.robustness_panels({"baseline": {"attack": curve, "gaussian": curve}}, subtitle, 0.2),
         evaluation_figures.forest({"baseline": {"PGD": RATE}}, subtitle, "AF recall", "AF recall", [0]),

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import ast
+import base64
+import html
 import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
 
 from ecgnb import values
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
-from ecgnb.evaluation.schema import About, Report, read_report
+from ecgnb.evaluation.schema import About, Report, as_json, read_report
 from ecgnb.evaluation.suites import BUDGETS
 from ecgnb.models.devices import describe_devices
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
+from ecgnb.report import style
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.loop import train
 
@@ -151,6 +156,29 @@ def load_or_train(
     model, history = train(config, train_set, dev_set, run, origin, resume)
     save_model(model, folder / "models" / f"{Path(name).stem}.keras")
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
+
+
+def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], alt: str, **numbers: Any) -> None:
+    """Show a figure under a notebook cell, and write it as PNG with its numbers and its source as JSON beside it.
+
+    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written. alt : one sentence that says
+    what the figure shows, shown below it and read by screen readers. An `img` element carries it, since Jupyter and
+    nbconvert leave out the alternative text of an image/png output.
+    """
+    if isinstance(source, About):
+        source = {"about": asdict(source)}
+    stored = as_json(source) if isinstance(source, Report) else source
+    style.save(figure, path, stored | numbers)
+    picture = base64.b64encode(style.png(figure, dpi=100)).decode()
+    text = html.escape(alt)
+    body = f'<img src="data:image/png;base64,{picture}" alt="{text}"><br><small>{text}</small>'
+    display({"text/html": body, "text/plain": alt}, raw=True)
+
+
+def folded(table: pd.DataFrame, summary: str) -> None:
+    """Show a table that opens when its summary is clicked."""
+    body = f"<details><summary>{html.escape(summary)}</summary>{table.to_html()}</details>"
+    display({"text/html": body, "text/plain": f"{summary}\n{table}"}, raw=True)
 
 
 def stored_report(model: EvaluatedModel, dataset: Dataset, suite: str, seed: int, split: str = "") -> Report:

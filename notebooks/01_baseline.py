@@ -5,8 +5,11 @@
 # network predict atrial fibrillation (AF) as normal. Its perturbation is small, and random noise of the same size has
 # no such effect.
 #
-# **You need** notebook 0 (for the data) and about one minute on two cores. `EPOCHS = 0` loads the shipped model. Any
-# other value trains one here first: about 2.5 minutes an epoch, and the 99 MB training archive.
+# **You should know** notebook 0, what a neural network and its loss are, and what a gradient is.
+#
+# **You need** about an hour, and another for the exercises. The machine needs about two minutes on two cores.
+# `EPOCHS = 0` loads the shipped model. Any other value trains one here first: about 2.5 minutes an epoch, and the 99 MB
+# training archive.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -29,19 +32,16 @@ SEED = 2017  # of training, random starts and noise
 RESUME = True  # go on from a checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; a relative path counts from the repository's root
 
-# %%
-from dataclasses import asdict
-
+# %% tags=["setup"]
 import numpy as np
-from IPython.display import display
 
-from ecgnb import Threat, evaluate, load_data, notebook, training_config
+from ecgnb import Threat, evaluate, load_data, notebook, pgd, training_config
+from ecgnb.attacks import cross_entropy
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import from_keras
-from ecgnb.evaluation.schema import as_json
+from ecgnb.evaluation.engine import describe, from_keras
 from ecgnb.evaluation.suites import notebook_suite, pgd_attack
 from ecgnb.models.classifier import softmax
-from ecgnb.report import figures, style, tables
+from ecgnb.report import figures, tables
 
 out = notebook.start(OUT)
 
@@ -55,7 +55,7 @@ out = notebook.start(OUT)
 # The attack uses logits, not probabilities. The gradient of a saturated softmax is almost zero. Then an attack fails
 # although the network is not robust; this is called gradient masking (Athalye et al. 2018).
 
-# %%
+# %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
 overrides = dict(
@@ -74,17 +74,105 @@ print(f"{model.count_params():,} parameters")
 # A **threat model** says what an attacker knows, wants and may do. This one knows the network and its weights: the
 # attack is **white-box**. It wants AF to be predicted as `TARGET`. It may change each sample by at most ε.
 #
-# PGD (Madry et al. 2018) takes small steps, of size α, that reduce the cross-entropy (CE) of the target. A step uses the
-# sign of the gradient. Then the projection Π puts the signal back into the ε-ball: all signals that the attacker may
-# make.
+# Only AF recordings are attacked. Zero padding is not perturbed, since nobody could inject a signal there.
+
+# %% tags=["setup"]
+threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
+evaluated = from_keras(model, name, BATCH_SIZE)
+classifier, af = evaluated.classifier, dataset.of_class("A")
+print(threat)
+
+# %% [markdown]
+# ### From scratch: one step (FGSM)
+#
+# Training changes the *weights* so that the loss falls. An attack changes the *input*. It has a loss of its own, which
+# it maximises: here minus the cross-entropy (CE) of the target, which is large when the network believes the target.
+#
+# The gradient of this loss says for each sample which way to move it. The **fast gradient sign method** (FGSM,
+# Goodfellow et al. 2015) takes its sign alone, and moves every sample by ε in that direction:
+#
+# $$x_1 = x_0 + \varepsilon\,\mathrm{sign}\,\nabla_x\bigl[-\mathrm{CE}(f(x_0), \text{target})\bigr]$$
+#
+# `problem` is one AF recording under the threat model, the first that the network classifies correctly. `low` and `high`
+# are the smallest and the largest value that each sample may have: $x_0 - \varepsilon$ and $x_0 + \varepsilon$, and $x_0$
+# itself on the padding. All signals between them form the **ε-ball**.
+
+# %% tags=["setup"]
+is_correct = classifier.logits(af.x).argmax(axis=1) == af.y
+one = af.take([int(np.argmax(is_correct))])
+problem = threat.on(one)
+x0, y, targets = problem.x, problem.y, problem.targets
+low, high = problem.ball.bounds
+
+# %%
+loss, logits, gradient = classifier.loss_and_gradient(x0, y, targets, cross_entropy)
+fgsm = np.clip(x0 + EPSILON * np.sign(gradient), low, high).astype(np.float32)
+for title, signal in {"clean": x0, "FGSM": fgsm}.items():
+    print(f"{title:6}", tables.as_prediction(classifier.logits(signal)[0], dataset.classes))
+
+# %% [markdown]
+# **Look for** two things in the zoomed beat. The attacked signal jumps between $+\varepsilon$ and $-\varepsilon$, since only
+# the sign of the gradient counts. And ε bounds the perturbation everywhere, in the flat parts as on the R-peak.
+
+# %%
+predictions = [tables.as_prediction(row, dataset.classes) for row in classifier.logits(np.concatenate([x0, fgsm]))]
+labels = (f"{one.names[0]} (AF), clean: {predictions[0]}", f"FGSM: {predictions[1]}")
+figure = figures.attack_figure(one.in_mv(x0)[0], one.in_mv(fgsm)[0], labels, dataset.title, fs=dataset.fs)
+alt = "An AF recording before and after FGSM, the perturbation, which fills the ball, and one beat four times as large."
+about = describe(dataset, seed=SEED, model=name, weights=evaluated.digest)
+notebook.show(figure, out / "attack_fgsm.png", about, alt, record=str(one.names[0]))
+
+# %% [markdown]
+# ### From scratch: many small steps (PGD)
+#
+# The gradient is exact only where it was computed. One long step may overshoot. **Projected gradient descent** (PGD,
+# Madry et al. 2018) takes many steps of size α, computes the gradient anew after each, and projects (Π) the signal back
+# into the ε-ball:
 #
 # $$x_{t+1} = \Pi_{\|x - x_0\|_\infty \le \varepsilon}\bigl(x_t - \alpha\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x_t), \text{target})\bigr)$$
 #
-# Only AF recordings are attacked. Zero padding is not perturbed, since nobody could inject a signal there.
+# In L∞ the projection is `np.clip`. Compare each line with the formula.
 
 # %%
-threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
-attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1, RESTARTS)
+x, path = x0, []
+for _ in range(MAX_ITER):
+    loss, logits, gradient = classifier.loss_and_gradient(x, y, targets, cross_entropy)
+    path.append((loss[0], softmax(logits)[0], (x - x0)[0, :, 0]))
+    x = x + EPS_STEP * np.sign(gradient).astype(np.float64)
+    x = np.clip(x, low, high).astype(np.float32)
+loss, logits, _ = classifier.loss_and_gradient(x, y, targets, cross_entropy)
+path.append((loss[0], softmax(logits)[0], (x - x0)[0, :, 0]))
+
+# %% [markdown]
+# **Look for** the step at which N overtakes AF. Then look at the perturbation: it grows by α a step, and reaches ε after
+# ten steps. Afterwards it changes its shape, not its size.
+
+# %%
+losses, probabilities, perturbations = (np.array(part) for part in zip(*path, strict=True))
+beat = slice(int(2 * dataset.fs), int(4 * dataset.fs))
+at = sorted({1, MAX_ITER // 4, MAX_ITER // 2, MAX_ITER})
+pieces = {f"perturbation after step {t}": 1000 * one.sd_mv[0] * perturbations[t][beat] for t in at}
+figure = figures.ascent_figure(losses, probabilities, dataset.classes, pieces, dataset.title, dataset.fs)
+alt = "Step by step: the loss rises, the probability of AF falls while that of another class rises, the perturbation grows."
+numbers = dict(record=str(one.names[0]), loss=losses, probabilities=probabilities)
+notebook.show(figure, out / "attack_steps.png", about, alt, **numbers)
+
+# %% [markdown]
+# ### The concise way
+#
+# `ecgnb.pgd` is the same loop for many recordings, targets and balls. It takes its step as a share of ε, and counts
+# queries. **Look for** `True`: both give the same array, to the last bit.
+
+# %% tags=["nbval-check-output"]
+step = EPS_STEP / EPSILON if EPSILON else 0.1
+result = pgd(classifier, problem, steps=MAX_ITER, step=step)
+print("the same as from scratch:", bool((result.x == x).all()))
+
+# %% [markdown]
+# The rest of the notebook attacks all AF recordings with it.
+
+# %%
+attack = pgd_attack(MAX_ITER, step, RESTARTS)
 print(threat, "·", attack.title)
 
 # %% [markdown]
@@ -92,7 +180,6 @@ print(threat, "·", attack.title)
 # Finished attacks are stored in a cache, so a second run takes less time.
 
 # %%
-evaluated = from_keras(model, name, BATCH_SIZE)
 settings = dict(seed=SEED, progress=True, cache=cache_dir() / "attacks")
 report = evaluate(evaluated, dataset, notebook_suite(threat, attack), **settings)
 clean, attacked = report.conditions["clean"], report.conditions["pgd20"]
@@ -109,9 +196,10 @@ clean, attacked = report.conditions["clean"], report.conditions["pgd20"]
 
 # %%
 figure = figures.confusion_figure({"clean": clean.scores}, dataset.title)
-numbers = {"about": asdict(report.about), "clean": clean.scores}
-style.save(figure, out / "baseline_clean.png", numbers)
-display(figure)
+alt = (
+    "Confusion matrix of the clean recordings: rows are true classes, columns predicted ones; below, F1 with intervals."
+)
+notebook.show(figure, out / "baseline_clean.png", report.about, alt, clean=clean.scores)
 
 # %% [markdown]
 # ## Under attack
@@ -119,7 +207,7 @@ display(figure)
 # Check an attack before you trust it. Is it exactly inside the ball? Is the padding as it was?
 
 # %% tags=["nbval-check-output"]
-af, adversarial = dataset.of_class("A"), report.examples["pgd20"].x
+adversarial = report.examples["pgd20"].x
 delta = adversarial.astype(np.float64) - af.x
 print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
 print("finite:", bool(np.isfinite(adversarial).all()))
@@ -131,8 +219,8 @@ print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 # %%
 panels = {"clean": clean.scores, f"AF attacked, ε {EPSILON:g}": attacked.scores}
 figure = figures.confusion_figure(panels, dataset.title)
-style.save(figure, out / "baseline_attacked.png", as_json(report))
-display(figure)
+alt = "Two confusion matrices, clean and with AF attacked: only the first row, that of AF, differs."
+notebook.show(figure, out / "baseline_attacked.png", report, alt)
 
 # %% [markdown]
 # Now the same in numbers:
@@ -160,22 +248,20 @@ tables.noise_table(report)
 # ## What it looks like
 #
 # One recording on which the attack succeeds, on ECG paper. **Look for** what a cardiologist would see: the beats are as
-# uneven as before. The last strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD.
+# uneven as before. The third strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD.
 
 # %%
 successes = np.flatnonzero(report.successes("pgd20")[threat.is_attacked(dataset)])
 index = int(successes[0]) if len(successes) else 0
-logits = evaluated.classifier.logits(np.stack([af.x[index], adversarial[index]]))
+logits = classifier.logits(np.stack([af.x[index], adversarial[index]]))
 before, after = (tables.as_prediction(row, dataset.classes) for row in logits)
-panels = (f"{af.names[index]} (AF), clean: {before}", f"attacked: {after}")
+labels = (f"{af.names[index]} (AF), clean: {before}", f"attacked: {after}")
 pair = [af.in_mv(x)[index] for x in (af.x, adversarial)]
-figure = figures.attack_figure(*pair, panels, dataset.title, fs=dataset.fs)
-
-# %%
+figure = figures.attack_figure(*pair, labels, dataset.title, fs=dataset.fs)
+alt = "An AF recording before and after PGD, one over the other, the perturbation, and one beat four times as large."
 probabilities = dict(zip(("clean", "attacked"), softmax(logits), strict=True))
-numbers = {"about": asdict(report.about), "record": str(af.names[index])}
-style.save(figure, out / "attack_visual.png", numbers | {"probabilities": probabilities})
-display(figure)
+numbers = dict(record=str(af.names[index]), probabilities=probabilities)
+notebook.show(figure, out / "attack_visual.png", report.about, alt, **numbers)
 
 # %% [markdown]
 # ## In this notebook we saw
@@ -189,3 +275,115 @@ display(figure)
 # is a success. Which class is predicted most often, and what does that say about the targeted attack? (3) Is
 # `MAX_ITER=20` enough? Double it and compare. (4) An ECG monitor filters to 0.5–40 Hz. Would the perturbation in the
 # figure remain?
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer. The exercises use the first
+# eight AF recordings, so that they take seconds.
+
+# %% tags=["setup"]
+eight = af.take(slice(8))
+study = Threat("A", "N").on(eight)  # AF → N, ε 0.2, whatever the parameters above are
+
+# %% [markdown]
+# ### Exercise 1: half the budget
+#
+# Attack `eight` with half of ε 0.2. The step of `pgd` is a share of ε, so it becomes half as well. Then give the number
+# of recordings that the attack makes normal.
+
+# %% tags=["solution"]
+half = None  # what pgd returns
+made_normal = None  # how many recordings are predicted as N
+### BEGIN SOLUTION
+half = pgd(classifier, Threat("A", "N", epsilon=0.1).on(eight), steps=20, step=0.1)
+made_normal = int(half.success.sum())
+### END SOLUTION
+
+# %% tags=["check"]
+assert hasattr(half, "x"), "call pgd with a Threat of epsilon=0.1, .on(eight), and keep what it returns"
+size = np.abs(half.x.astype(float) - eight.x).max(axis=(1, 2))
+assert (size <= 0.1).all() and (size > 0.09).all(), f"the largest perturbation is {size.max():.3f}, expected 0.1"
+predicted = classifier.logits(half.x).argmax(axis=1)
+assert made_normal == (predicted == dataset.classes.index("N")).sum(), "half.success says which attacks succeeded"
+print(f"correct: {made_normal} of {len(eight)}")
+
+# %% [markdown]
+# ### Exercise 2: another ball
+#
+# An L2 attacker may perturb some samples more, if others less: the *length* of the perturbation is bounded. Write PGD in
+# an L2 ball. The steepest step of length `step` is along the gradient, not along its sign. The projection shortens a
+# perturbation that is too long, and leaves others alone. The loop is given.
+
+
+# %% tags=["solution"]
+def l2_step(gradient, step):
+    """gradient : (n, 9000, 1); returns a perturbation of Euclidean length `step` for each recording."""
+    ### BEGIN SOLUTION
+    return step * gradient / np.linalg.norm(gradient, axis=(1, 2), keepdims=True)
+    ### END SOLUTION
+
+
+def l2_projection(delta, radius):
+    """delta : (n, 9000, 1), perturbations; returns the nearest ones of length `radius` or less."""
+    ### BEGIN SOLUTION
+    length = np.linalg.norm(delta, axis=(1, 2), keepdims=True)
+    return delta * np.minimum(1, radius / np.maximum(length, 1e-12))
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+radius, delta = 5.0, np.zeros(study.x.shape)
+for _ in range(10):
+    _, _, gradient = classifier.loss_and_gradient((study.x + delta).astype("f4"), study.y, study.targets, cross_entropy)
+    move = l2_step(gradient.astype(float), 1.0)
+    assert np.shape(move) == delta.shape, "l2_step: return an array of the shape of the gradient"
+    assert np.allclose(np.linalg.norm(move, axis=(1, 2)), 1), "l2_step: every recording's step has length `step`"
+    delta = l2_projection(delta + move, radius)
+lengths = np.linalg.norm(delta, axis=(1, 2))
+assert (lengths <= radius + 1e-6).all(), (
+    f"l2_projection: a perturbation has length {lengths.max():.2f}, more than {radius}"
+)
+assert np.allclose(l2_projection(np.ones((1, 9000, 1)) / 100, radius), 0.01), "l2_projection: leave short ones alone"
+logits = classifier.logits((study.x + delta).astype("f4"))
+print(int(study.goal.reached(logits, study.y).sum()), "of", len(eight), "predicted as N, with L2 ε", radius)
+
+# %% [markdown]
+# ### Exercise 3: an attack without gradients
+#
+# A **black-box** attacker sees logits alone. Write a random search, a simple relative of Square (Andriushchenko et al.
+# 2020). Begin with a perturbation of +ε or −ε in segments of 100 samples. Then, `queries` times: flip the sign of one
+# random segment in each recording, and keep the flip where the margin is larger. `problem.goal.margin(logits, y)` is
+# the logit of N minus the best other logit, `(n,)`; the attack succeeds where it is positive.
+# `problem.ball.project` puts a signal back into the ball.
+
+
+# %% tags=["solution"]
+def random_search(classifier, problem, queries, rng):
+    """Returns adversarial examples, (n, 9000, 1) float32."""
+    sign = rng.choice([-1.0, 1.0], size=(len(problem), 90, 1))
+    x = problem.ball.project(problem.x + 0.2 * np.repeat(sign, 100, axis=1))
+    margin = problem.goal.margin(classifier.logits(x), problem.y)
+    rows = np.arange(len(problem))
+    for _ in range(queries):
+        ### BEGIN SOLUTION
+        flipped = sign.copy()
+        flipped[rows, rng.integers(90, size=len(problem))] *= -1
+        candidate = problem.ball.project(problem.x + 0.2 * np.repeat(flipped, 100, axis=1))
+        new = problem.goal.margin(classifier.logits(candidate), problem.y)
+        better = new > margin
+        sign[better], x[better], margin[better] = flipped[better], candidate[better], new[better]
+        ### END SOLUTION
+    return x
+
+
+# %% tags=["check"]
+four = study.rows(np.arange(4))
+begin, end = (random_search(classifier, four, queries, np.random.default_rng(1)) for queries in (0, 40))
+assert (np.abs(end.astype(float) - four.x) <= 0.2).all(), "a sample lies outside the ball: use problem.ball.project"
+before, after = (four.goal.margin(classifier.logits(x), four.y) for x in (begin, end))
+assert (after >= before - 1e-4).all(), "keep a flip only in recordings where the margin is larger"
+assert after.mean() > before.mean() + 1e-3, (
+    "40 queries have not increased the margin: flip a segment, and keep what is better"
+)
+print("margin:", before.round(1), "→", after.round(1))

@@ -4,8 +4,11 @@
 # **You learn** the simplest defence: craft adversarial examples once, add them to the training set, and train again. You
 # also learn why a test with examples of another model is weak evidence of robustness.
 #
-# **You need** notebook 1 (for PGD), and about two minutes on two cores with the shipped model (`EPOCHS = 0`). Training
-# as the original did is `EPOCHS = 75`: about 30 seconds an epoch, and the 99 MB training archive.
+# **You should know** notebook 1: PGD, recall and robust recall, and what a confidence interval is.
+#
+# **You need** about 40 minutes, and 40 more for the exercises. The machine needs about three minutes on two cores with
+# the shipped model (`EPOCHS = 0`). Training as the original did is `EPOCHS = 75`: about 30 seconds an epoch, and the
+# 99 MB training archive. Training that fits into a lesson is in notebook 3.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -31,19 +34,17 @@ SEED = 2017  # of training and noise
 RESUME = True  # go on from a checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; a relative path counts from the repository's root
 
-# %%
+# %% tags=["setup"]
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from IPython.display import display
 
-from ecgnb import Threat, evaluate, load_data, load_model, notebook, training_config
+from ecgnb import Threat, evaluate, load_data, load_model, named_model, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation.engine import describe, from_keras
-from ecgnb.evaluation.schema import as_json
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
-from ecgnb.report import figures, style, tables
+from ecgnb.report import figures, tables
 from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
@@ -58,7 +59,7 @@ out = notebook.start(OUT)
 # Batch normalisation scales activations by their mean and variance. For predictions it uses stored values, the
 # **batch-norm statistics**. Notebook 3 explains why `STATISTICS` is a setting.
 
-# %%
+# %% tags=["setup"]
 overrides = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -75,7 +76,7 @@ overrides = dict(
 )
 config = training_config("static", PROTOCOL, **overrides) if EPOCHS else None
 
-# %%
+# %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
 model, history, name = notebook.load_or_train(config, MODEL, out, source, start=BASELINE, resume=RESUME)
@@ -98,10 +99,11 @@ selected = {key: int(best_and_last(h).loc["epoch", column]) for key, h in histor
 fold = dataset.title.split(",")[0] + ", dev fold"
 figure = figures.learning_curves(histories, fold, selected)
 curves = {key: h.to_dict("list") for key, h in histories.items()}
-about = {"about": asdict(describe(dataset, seed=SEED, model=name))}
-numbers = about | {"selected": selected, "histories": curves}
-style.save(figure, out / "static_learning_curves.png", numbers)
-display(figure)
+about = describe(dataset, seed=SEED, model=name)
+alt = (
+    "Over the epochs: the training loss, dev scores, and AF recall on dev, clean and under attack; one epoch is marked."
+)
+notebook.show(figure, out / "static_learning_curves.png", about, alt, selected=selected, histories=curves)
 
 # %% [markdown]
 # ## Two attacks
@@ -109,18 +111,20 @@ display(figure)
 # A **transfer attack** uses examples that were crafted on another model, the surrogate. Here the surrogate is the
 # baseline. The **white-box** attack crafts examples on this very model, as an attacker who has the model would do.
 
-# %%
+# %% tags=["setup"]
 threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
 attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1)
 baseline = from_keras(load_model(notebook.resolve(BASELINE)), Path(BASELINE).stem, BATCH_SIZE)
 static = from_keras(model, name, BATCH_SIZE)
+af = dataset.of_class("A")
+
+# %%
 suite = notebook_suite(threat, attack, transferred=True, grid=EPSILONS)
 settings = dict(seed=SEED, progress=True, cache=cache_dir() / "attacks")
 report = evaluate(static, dataset, suite, surrogate=baseline, **settings)
 print(threat, "·", ", ".join(c.title for c in report.of_kind("attack", "transfer").values()))
 
 # %% tags=["nbval-check-output"]
-af = dataset.of_class("A")
 delta = report.examples["pgd20"].x.astype(np.float64) - af.x
 print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
 print("padding untouched:", bool((delta[~af.mask] == 0).all()))
@@ -133,9 +137,8 @@ print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 # %%
 clean = report.conditions["clean"].scores
 figure = figures.confusion_figure({"static, clean": clean}, dataset.title)
-numbers = {"about": asdict(report.about), "clean": clean}
-style.save(figure, out / "confusion_matrix_static.png", numbers)
-display(figure)
+alt = "Confusion matrix of static on clean recordings: rows are true classes, columns predicted ones; below, F1."
+notebook.show(figure, out / "confusion_matrix_static.png", report.about, alt, clean=clean)
 
 # %% [markdown]
 # ## Under attack
@@ -148,8 +151,8 @@ titles = {"transferred": "static, transfer attack", "pgd20": "static, white-box 
 scores = {key: report.conditions[key].scores for key in titles}
 panels = {f"{titles[key]}, ε {EPSILON:g}": scores[key] for key in titles}
 figure = figures.confusion_figure(panels, dataset.title)
-style.save(figure, out / "static_matrix_attacked.png", as_json(report))
-display(figure)
+alt = "Two confusion matrices of static: under the transfer attack, and under the white-box attack."
+notebook.show(figure, out / "static_matrix_attacked.png", report, alt)
 
 # %% [markdown]
 # The transfer attack seldom succeeds, the white-box attack more often. Under `leakfree` all these recordings are
@@ -184,9 +187,9 @@ figure = figures.robustness_curve(curves, dataset.title, uv_per_z, EPSILON)
 
 # %%
 curves = {"baseline": undefended.curves, "static": report.curves}
-numbers = {"about": asdict(report.about), "threat": asdict(threat), "uv_per_z": uv_per_z}
-style.save(figure, out / "static_stress_test.png", numbers | {"curves": curves})
-display(figure)
+numbers = dict(threat=asdict(threat), uv_per_z=uv_per_z, curves=curves)
+alt = "AF recall against ε: under white-box attack both curves fall, that of the baseline first; random noise changes little."
+notebook.show(figure, out / "static_stress_test.png", report.about, alt, **numbers)
 
 # %% [markdown]
 # ## In this notebook we saw
@@ -198,3 +201,93 @@ display(figure)
 # **Questions.** (1) This model was trained against `TARGET="N"`. Attack it with `TARGET="O"`. Is it robust? (2) How
 # would the transfer attack change with a third model as surrogate? (3) A defender publishes only the result under
 # the transfer attack. What do readers not see?
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer. The exercises use the first
+# six AF recordings, so that they take seconds.
+
+# %% tags=["setup"]
+six = af.take(slice(6))
+study = Threat("A", "N").on(six)  # AF → N, ε 0.2, whatever the parameters above are
+
+# %% [markdown]
+# ### Exercise 1: another target (question 1)
+#
+# This model was trained against AF → N. Attack `static.classifier` on `six` with the target O, and with no target at
+# all. Keep both results in `attacked`.
+
+# %% tags=["solution"]
+attacked = {"N": pgd(static.classifier, study)}
+### BEGIN SOLUTION
+attacked["O"] = pgd(static.classifier, Threat("A", "O").on(six))
+attacked[""] = pgd(static.classifier, Threat("A", "").on(six))
+### END SOLUTION
+
+# %% tags=["check"]
+missing = {"N", "O", ""} - set(attacked)
+assert not missing, f'attacked has no entry {sorted(missing)}: "O" is the target O, "" is untargeted'
+correct = static.classifier.logits(six.x).argmax(axis=1) == six.y
+for target, result in attacked.items():
+    goal = Threat("A", target).goal(six.classes)
+    assert (result.success == goal.reached(result.logits, six.y)).all(), f"entry {target!r} has another target"
+    print(f"target {target or 'any'!s:4} robust: {int((correct & ~result.success).sum())} of {len(six)}")
+
+# %% [markdown]
+# ### Exercise 2: robust recall, by hand
+#
+# Robust recall is the share of all AF recordings that are classified correctly when clean, **and** on which the attack
+# does not succeed. The second part alone would count recordings that were wrong before. Write it from logits.
+
+
+# %% tags=["solution"]
+def robust_recall(clean_logits, attacked_logits, target, af_class=0):
+    """clean_logits, attacked_logits : (n, 4), of AF recordings; target : class that the attack aims at."""
+    ### BEGIN SOLUTION
+    correct = clean_logits.argmax(axis=1) == af_class
+    reached = attacked_logits.argmax(axis=1) == target
+    return (correct & ~reached).mean()
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+eye = np.eye(4)
+clean, made = eye[[0, 0, 1, 2]], eye[[0, 1, 1, 0]]  # AF AF N O, and after the attack AF N N AF
+answer = robust_recall(clean, made, target=1)
+assert answer is not None, "robust_recall returns nothing yet"
+assert answer != 0.5, "the last recording was wrong before the attack, so it does not count"
+assert answer == 0.25, f"expected 1 of 4, got {answer}"
+result = pgd(static.classifier, study)
+print("static:", round(float(robust_recall(static.classifier.logits(six.x), result.logits, target=1)), 2))
+
+# %% [markdown]
+# ### Exercise 3: a table of transfer (question 2)
+#
+# Craft examples on one model, and evaluate them on another. Do this for every two of three models: the baseline, static,
+# and the same static training with another seed. `success[a][b]` is the number of recordings in which the examples
+# crafted on `a` make `b` predict N.
+#
+# **Think first:** which cell of the row "static, seed 2018" says whether static resists examples that a stranger
+# crafted? Which cells would a defender like to publish?
+
+# %% tags=["solution"]
+classifiers = {
+    "baseline": baseline.classifier,
+    "static": static.classifier,
+    "static, seed 2018": named_model("static-2018").classifier,
+}
+success = {a: {} for a in classifiers}
+### BEGIN SOLUTION
+for a, crafted_on in classifiers.items():
+    crafted = pgd(crafted_on, study).x
+    for b, evaluated_on in classifiers.items():
+        success[a][b] = int(study.goal.reached(evaluated_on.logits(crafted), study.y).sum())
+### END SOLUTION
+
+# %% tags=["check"]
+for a, row in success.items():
+    assert set(row) == set(classifiers), f"success[{a!r}] needs an entry for each of the three models"
+    print(f"crafted on {a:18}", row)
+expected = int(pgd(classifiers["static"], study).success.sum())
+assert success["static"]["static"] == expected, f"static on static is the white-box attack: expected {expected}"

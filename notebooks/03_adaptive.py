@@ -4,9 +4,12 @@
 # **You learn** what changes if the examples are crafted anew in every epoch, on the network as it is then (Madry et al.
 # 2018). You see what robustness costs on clean recordings, and how a detail of batch normalisation affects the result.
 #
-# **You need** notebooks 1 and 2, and about four minutes on two cores with the shipped model (`EPOCHS = 0`). Training as
-# the original did is `EPOCHS = 150`: about 40 seconds an epoch, and the 99 MB training archive. A run that is stopped
-# goes on from its last epoch.
+# **You should know** notebooks 1 and 2, and how a network is trained (epochs, batches, overfitting).
+#
+# **You need** about an hour, and another for the exercises. The machine needs about five minutes on two cores with the
+# shipped model (`EPOCHS = 0`); less than one of them trains a small network on the synthetic demo set. Training as the
+# original did is `EPOCHS = 150`: about 40 seconds an epoch, and the 99 MB training archive. A run that is stopped goes
+# on from its last epoch.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -33,24 +36,107 @@ SEED = 2017  # of training and noise
 RESUME = True  # go on from a checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; a relative path counts from the repository's root
 
-# %%
+# %% tags=["setup"]
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from IPython.display import display
+import pandas as pd
 
-from ecgnb import Threat, evaluate, load_data, load_model, notebook, training_config
+from ecgnb import KerasClassifier, Threat, evaluate, load_data, load_model, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation.engine import describe, from_keras
-from ecgnb.evaluation.schema import as_json
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
-from ecgnb.report import figures, style, tables
+from ecgnb.metrics import rate
+from ecgnb.quiet import keras, layers
+from ecgnb.report import figures, tables
 from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
 
 # %% [markdown]
+# ## From scratch, on a small network
+#
+# Training looks for weights that make the loss small. **Adversarial training** looks for weights that make it small
+# where an attacker makes it large (Madry et al. 2018):
+#
+# $$\min_\theta\; \mathbb{E}_{(x, y)} \max_{\|\delta\|_\infty \le \varepsilon} \mathrm{CE}(f_\theta(x + \delta), y)$$
+#
+# The inner maximum is an attack, the outer minimum is training. So two lines change: attack the batch, then train on
+# what the attack returns.
+#
+# To see it within a minute, take less of everything: the synthetic demo set, two classes, ε 0.1, and a network of
+# 7,516 parameters. What comes out is no result about ECGs. It shows how the loop works.
+
+# %% tags=["setup"]
+lesson = {split: load_data(split, data="demo") for split in ("train", "validation")}
+lesson = {split: part.take(part.y < 2) for split, part in lesson.items()}  # AF and normal
+print({split: {"AF": int((part.y == 0).sum()), "normal": int((part.y == 1).sum())} for split, part in lesson.items()})
+
+# %% [markdown]
+# The first convolution finds beats, max-pooling keeps where they are, and the second one, 2.4 s long, sees whether they
+# are even.
+
+# %% tags=["setup"]
+keras.utils.set_random_seed(2017)
+inputs = keras.Input((9000, 1))
+h = layers.Conv1D(8, 20, strides=5, padding="same", activation="relu")(inputs)
+h = layers.MaxPooling1D(6)(h)
+h = layers.Conv1D(16, 24, strides=2, padding="same", activation="relu")(h)
+h = layers.Conv1D(32, 8, strides=2, padding="same", activation="relu")(h)
+small = keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling1D()(h)))
+small.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+small_classifier = KerasClassifier(small)
+
+# %% [markdown]
+# An epoch here is 64 AF and 64 normal recordings, in batches of 16, each batch shifted around by a random time. First, 20
+# epochs of plain training.
+
+# %% tags=["setup"]
+rng, part = np.random.default_rng(2017), lesson["train"]
+for _ in range(20):
+    drawn = np.concatenate([rng.choice(np.flatnonzero(part.y == c), 64) for c in (0, 1)])
+    for rows in rng.permutation(drawn).reshape(-1, 16):
+        x = np.roll(part.x[rows], rng.integers(9000), axis=1)
+        small.train_on_batch(x, part.y[rows])
+plain_weights = small.get_weights()
+
+# %% tags=["setup"]
+everyone = Threat("", "", 0.1)  # every class, untargeted
+of_lesson = everyone.on(lesson["validation"])
+clean_ok = small_classifier.logits(of_lesson.x).argmax(axis=1) == of_lesson.y
+robust_ok = ~pgd(small_classifier, of_lesson, steps=10, step=0.25).success
+scores = {"plain": {"correct, clean": rate(clean_ok), "correct, clean and attacked": rate(clean_ok & robust_ok)}}
+
+# %% [markdown]
+# Now adversarial training goes on from there: the same loop, and one line more. The attack takes five steps, with the
+# weights of that moment.
+
+# %%
+for _ in range(16):
+    drawn = np.concatenate([rng.choice(np.flatnonzero(part.y == c), 64) for c in (0, 1)])
+    for rows in rng.permutation(drawn).reshape(-1, 16):
+        x = pgd(small_classifier, everyone.on(part.take(rows)), steps=5, step=0.4).x
+        x = np.roll(x, rng.integers(9000), axis=1)
+        small.train_on_batch(x, part.y[rows])
+
+# %% [markdown]
+# **Look for** the second column. Of the recordings that it did not train on, how many does the network classify
+# correctly clean *and* under PGD with ten steps? The intervals are wide: there are 36 recordings.
+
+# %%
+clean_ok = small_classifier.logits(of_lesson.x).argmax(axis=1) == of_lesson.y
+robust_ok = ~pgd(small_classifier, of_lesson, steps=10, step=0.25).success
+scores["adversarial"] = {"correct, clean": rate(clean_ok), "correct, clean and attacked": rate(clean_ok & robust_ok)}
+tables.table_of(scores, "training", cell=tables.with_counts)
+
+# %% [markdown]
+# ### The concise way
+#
+# `train(training_config("all-classes", …), …)` runs such a loop: with the real network and data, class weights,
+# evaluation on dev after every epoch, and checkpoints. The rest of this notebook uses it, with the original study's
+# choice of what is attacked.
+#
 # ## The training configuration
 #
 # As in notebook 2, half of the AF recordings are attacked. But now the examples are crafted at the start of every epoch
@@ -65,7 +151,7 @@ out = notebook.start(OUT)
 # Here dropout is off, and the statistics are recomputed without dropout after every epoch (`DROPOUT`, `STATISTICS`).
 # Notebook 6 compares both configurations after the same number of epochs.
 
-# %%
+# %% tags=["setup"]
 overrides = dict(
     epochs=EPOCHS,
     learning_rate=LEARNING_RATE,
@@ -82,7 +168,7 @@ overrides = dict(
 )
 config = training_config("adaptive", PROTOCOL, **overrides) if EPOCHS else None
 
-# %%
+# %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
 model, history, name = notebook.load_or_train(config, MODEL, out, source, start=BASELINE, resume=RESUME)
@@ -102,23 +188,27 @@ selected = {key: int(best_and_last(h).loc["epoch", column]) for key, h in histor
 fold = dataset.title.split(",")[0] + ", dev fold"
 figure = figures.learning_curves(histories, fold, selected)
 curves = {key: h.to_dict("list") for key, h in histories.items()}
-about = {"about": asdict(describe(dataset, seed=SEED, model=name))}
-numbers = about | {"selected": selected, "histories": curves}
-style.save(figure, out / "adaptive_learning_curves.png", numbers)
-display(figure)
+about = describe(dataset, seed=SEED, model=name)
+alt = (
+    "Over the epochs: the training loss, dev scores, and AF recall on dev, clean and under attack; one epoch is marked."
+)
+notebook.show(figure, out / "adaptive_learning_curves.png", about, alt, selected=selected, histories=curves)
 
 # %% [markdown]
 # ## Evaluation
 #
 # Each of the three models is attacked with examples crafted on itself (white-box).
 
-# %%
+# %% tags=["setup"]
 threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
 attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1)
 others = {"baseline": BASELINE, "static": STATIC}
 models = {
     key: from_keras(load_model(notebook.resolve(path)), Path(path).stem, BATCH_SIZE) for key, path in others.items()
 } | {"adaptive": from_keras(model, name, BATCH_SIZE)}
+af = dataset.of_class("A")
+
+# %%
 suite = notebook_suite(threat, attack, grid=EPSILONS)
 settings = dict(seed=SEED, progress=True, cache=cache_dir() / "attacks")
 reports = {key: evaluate(one, dataset, suite, **settings) for key, one in models.items()}
@@ -126,7 +216,6 @@ report = reports["adaptive"]
 print(threat, "·", attack.title)
 
 # %% tags=["nbval-check-output"]
-af = dataset.of_class("A")
 delta = report.examples["pgd20"].x.astype(np.float64) - af.x
 print("inside the ball:", bool((np.abs(delta) <= EPSILON).all()))
 print("padding untouched:", bool((delta[~af.mask] == 0).all()))
@@ -141,8 +230,8 @@ print("padding untouched:", bool((delta[~af.mask] == 0).all()))
 clean, attacked = (report.conditions[key].scores for key in ("clean", "pgd20"))
 panels = {"adaptive, clean": clean, f"adaptive, white-box attack, ε {EPSILON:g}": attacked}
 figure = figures.confusion_figure(panels, dataset.title)
-style.save(figure, out / "final_clean_matrix.png", as_json(report))
-display(figure)
+alt = "Two confusion matrices of adaptive, clean and under white-box attack; below, F1 with intervals."
+notebook.show(figure, out / "final_clean_matrix.png", report, alt)
 
 # %% [markdown]
 # The three models side by side:
@@ -187,9 +276,9 @@ figure = figures.robustness_curve(curves, dataset.title, uv_per_z, EPSILON)
 
 # %%
 curves = {key: one.curves for key, one in reports.items()}
-numbers = {"about": asdict(report.about), "threat": asdict(threat), "uv_per_z": uv_per_z}
-style.save(figure, out / "final_robustness_curve.png", numbers | {"curves": curves})
-display(figure)
+numbers = dict(threat=asdict(threat), uv_per_z=uv_per_z, curves=curves)
+alt = "AF recall against ε under white-box attack, one curve for each model, and that of adaptive under random noise."
+notebook.show(figure, out / "final_robustness_curve.png", report.about, alt, **numbers)
 
 # %% [markdown]
 # ## What this does not show
@@ -211,3 +300,97 @@ display(figure)
 # of clean challenge score and AF recall under attack on dev. Which epoch would each of the two have selected? (4) As in
 # notebook 2, craft examples on the baseline, but of class other: `Threat("O", "N")`. How many does this model predict as
 # AF, clean and perturbed? `report.rate("transferred", "O", "A")` counts them.
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer.
+#
+# ### Exercise 1: one step in place of five
+#
+# **Fast adversarial training** (Wong et al. 2020) attacks with one step of 1.25 ε from a random point of the ball. Train
+# the small network for 16 epochs in this way, from the weights of plain training. Change one line of the loop above.
+# `pgd` has arguments `steps`, `step` (a share of ε), `random_start` and `seed`. Give every batch another seed.
+
+# %% tags=["solution"]
+small.set_weights(plain_weights)
+rng = np.random.default_rng(2017)
+for _ in range(16):
+    drawn = np.concatenate([rng.choice(np.flatnonzero(part.y == c), 64) for c in (0, 1)])
+    for rows in rng.permutation(drawn).reshape(-1, 16):
+        x = part.x[rows]
+        ### BEGIN SOLUTION
+        seed = int(rng.integers(2**31))
+        x = pgd(small_classifier, everyone.on(part.take(rows)), steps=1, step=1.25, random_start=True, seed=seed).x
+        ### END SOLUTION
+        x = np.roll(x, rng.integers(9000), axis=1)
+        small.train_on_batch(x, part.y[rows])
+
+# %% tags=["check"]
+clean_ok = small_classifier.logits(of_lesson.x).argmax(axis=1) == of_lesson.y
+robust_ok = ~pgd(small_classifier, of_lesson, steps=10, step=0.25).success
+before, after = scores["plain"]["correct, clean and attacked"]["count"], int((clean_ok & robust_ok).sum())
+print("robust:", before, "→", after, "of", len(of_lesson))
+assert after >= before + 3, f"robust recordings: {before} after plain training, {after} now; is x attacked?"
+
+# %% [markdown]
+# ### Exercise 2: does the network predict AF for whatever is perturbed? (question 4)
+#
+# In the training of static and adaptive only AF was perturbed. So a network can learn "perturbed means AF" in place of
+# robustness. On AF recordings both look the same. On recordings of class O they do not.
+#
+# Craft PGD-20 examples of `others` on the baseline, with the target N and ε 0.2, as in training. For each model, count
+# the recordings that it predicts as AF: clean, and perturbed.
+#
+# **Think before you look:** what would you expect of a robust model? Of one that has learnt the shortcut? And of the
+# baseline, on which the examples were crafted? Then judge each model by its own counts. With 16 recordings a difference
+# of two or three proves little: `-p SPLIT test` has 320 of this class, and notebook 4 shows their counts.
+
+# %% tags=["solution"]
+others = dataset.of_class("O").take(slice(16))
+crafted = None  # what pgd returns
+as_af = {}  # model -> (count clean, count perturbed)
+### BEGIN SOLUTION
+crafted = pgd(models["baseline"].classifier, Threat("O", "N").on(others))
+for key, one in models.items():
+    predicted = [one.classifier.logits(x).argmax(axis=1) for x in (others.x, crafted.x)]
+    as_af[key] = tuple(int((p == dataset.classes.index("A")).sum()) for p in predicted)
+### END SOLUTION
+
+# %% tags=["check"]
+assert crafted is not None, "call pgd with the classifier of the baseline and a Threat on `others`"
+size = np.abs(crafted.x.astype(float) - others.x).max()
+assert 0.19 < size <= 0.2 and len(crafted.x) == len(others), f"the perturbation of `others` is {size:.2f}, expected 0.2"
+assert set(as_af) == set(models), f"as_af needs an entry for each of {', '.join(models)}"
+for key, one in models.items():
+    predicted = [one.classifier.logits(x).argmax(axis=1) for x in (others.x, crafted.x)]
+    assert as_af[key] == tuple((p == 0).sum() for p in predicted), f"{key}: count class 0, clean and perturbed"
+print(pd.DataFrame(as_af, index=["predicted as AF, clean", "perturbed"]).T)
+
+# %% [markdown]
+# ### Exercise 3: an attack with another loss
+#
+# Cross-entropy is one loss that an attack can maximise. Carlini & Wagner (2017) maximise the **margin**: the logit of
+# the target minus the best other logit. Write it with `keras.ops`, so that Keras can take its gradient. `z` are logits
+# `(n, 4)`, `t` the target classes `(n,)`; return `(n,)`. `ops.one_hot(t, 4)` is 1 at the target and 0 elsewhere.
+
+
+# %% tags=["solution"]
+def margin(z, y, t):
+    ops = keras.ops
+    ### BEGIN SOLUTION
+    target = ops.one_hot(t, 4)
+    best_other = ops.max(z - 1e9 * target, axis=1)
+    return ops.sum(z * target, axis=1) - best_other
+    ### END SOLUTION
+
+
+# %% tags=["check"]
+found = margin(np.array([[1.0, 4.0, 2.0, 0.0], [5.0, 1.0, 2.0, 0.0]], "f4"), None, np.array([1, 1]))
+assert found is not None, "margin returns nothing yet"
+assert np.allclose(found, [2, -4]), f"expected 4 − 2 = 2 and 1 − 5 = −4, got {np.array(found)}"
+four = Threat("A", "N").on(af.take(slice(4)))
+logits = [models["adaptive"].classifier.logits(four.x), pgd(models["adaptive"].classifier, four, loss=margin).logits]
+clean, attacked = (four.goal.margin(z, four.y) for z in logits)
+assert attacked.mean() > clean.mean(), "PGD does not increase your loss: is it larger the closer N comes?"
+print("margin of N on adaptive:", clean.round(1), "→", attacked.round(1))

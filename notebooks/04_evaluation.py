@@ -7,10 +7,14 @@
 # instead of one, the worst of them for each recording, and the minimal perturbation that succeeds. It
 # takes checks of the attacks themselves, and a look at the perturbed signal.
 #
-# **You need** notebooks 1 to 3, and about two minutes on two cores. The attacks take half an hour a
-# model, so they were run before, with `python -m ecgnb evaluate MODEL --suite standard`. This notebook
-# shows their reports from `figures/evaluation/`. `COMPUTE = True` runs the attacks here. An interrupted
-# run continues where it stopped.
+# **You should know** notebooks 1 to 3. What each attack, each check and each statistic means is said where
+# it appears.
+#
+# **You need** about an hour and a half, and an hour for the exercises. The machine needs about three minutes
+# on two cores. The attacks take half an hour a model, so they were run before, with
+# `python -m ecgnb evaluate MODEL --suite standard`. This notebook shows their reports from
+# `figures/evaluation/`. `COMPUTE = True` runs the attacks here. An interrupted run continues where it
+# stopped.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -23,23 +27,23 @@ PER_CLASS = 0  # with COMPUTE: recordings of each class to evaluate; 0: all
 SEED = 2017  # of noise, random starts and intervals
 OUT = "out"  # folder for figures and reports; all relative paths start at the repository's root
 
-# %%
-from dataclasses import asdict, replace
+# %% tags=["setup"]
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import display
 
 from ecgnb import metrics, notebook
-from ecgnb.attacks import Threat, noise_attack
+from ecgnb.attacks import Threat, noise_attack, pgd
 from ecgnb.attacks.noise import emg
 from ecgnb.constants import BAND
 from ecgnb.data.dataset import balanced_index, load_data
 from ecgnb.evaluation import engine, schema, signals, suites
 from ecgnb.models.classifier import predicted_classes
-from ecgnb.report import evaluation_figures, figures, style, tables
+from ecgnb.report import evaluation_figures, figures, tables
 
-# %%
+# %% tags=["setup"]
 out = notebook.start(OUT)
 pd.set_option("display.max_colwidth", None)
 dataset = load_data(SPLIT, data=DATA)
@@ -86,7 +90,7 @@ print("\n".join(f"{title:42s} {threat}" for title, threat in threats.items()))
 # The first eight are crafted for each recording. All but Square use gradients of the model under attack:
 # they are *white-box* attacks. Square is a *black-box* attack: it sees the logits alone.
 
-# %%
+# %% tags=["setup"]
 folder, reports = out / "evaluation", {}
 for model in models:
     if COMPUTE:
@@ -98,10 +102,10 @@ for model in models:
         report = notebook.stored_report(model, dataset, SUITE, SEED)
     reports[model.name] = report
 
-# %%
+# %% tags=["setup"]
 first = reports[models[0].name]
 title = f"{first.about.data}, {first.about.split}, labels {first.about.labels}"
-about = {"about": asdict(replace(first.about, model=" ".join(reports), digest=""))}
+about = replace(first.about, model=" ".join(reports), digest="")
 print(tables.description(first))
 for name, report in reports.items():
     print(f"{name}: {tables.answer(report)}")
@@ -130,29 +134,30 @@ numbers = {
     name: {key: c.robust_recall or tables.recall(report, key) for key, c in report.conditions.items()}
     for name, report in reports.items()
 }
-style.save(figure, out / "evaluation_attacks.png", about | {"robust_recall": numbers})
-display(figure)
+alt = "Robust recall of each model: clean, under each attack, in the worst case, and under noise, with 95 % intervals."
+notebook.show(figure, out / "evaluation_attacks.png", about, alt, robust_recall=numbers)
 
 # %% [markdown]
-# The same in counts of recordings.
+# The same in counts of recordings, in short. Beside it, where it is stored, the **test fold**: 1,198
+# recordings, 104 of them AF, that no choice was based on. Its suite is `quick`: the same attacks with fewer
+# steps.
 
 # %%
 in_counts = "{0[count]} of {0[n]}".format
-tables.table_of(robust, "robust recall", cell=in_counts).T
+test = {}
+if not COMPUTE and SPLIT == "validation":
+    test = {model.name: notebook.stored_report(model, dataset, "quick", SEED, "test") for model in models}
+checked = reports | {f"{name}, test": report for name, report in test.items()}
+shares = {name: tables.robust_recalls(report) for name, report in checked.items()}
+counts = tables.table_of(shares, "robust recall", cell=in_counts).T
+worst = next((row for row in counts.index if row.startswith("worst of")), "PGD-20")
+short = ["clean", "PGD-20", worst, "worst, any wrong class", "random ±ε"]
+display(counts.loc[[row for row in dict.fromkeys(short) if row in counts.index]])
+notebook.folded(counts, "every attack and noise baseline")
 
 # %% [markdown]
 # Some attacks end in "other" or "noisy". They do not reach the attacker's goal, but the recording is
 # misclassified all the same. So AF recall under an attack can be lower than robust recall.
-#
-# The same on the test fold: 1,198 recordings, 104 of them AF, that no choice was based on. The suite is
-# `quick`: the same attacks with fewer steps.
-
-# %%
-test = {}
-if not COMPUTE and SPLIT == "validation":
-    test = {m.name: notebook.stored_report(m, dataset, "quick", SEED, "test") for m in models}
-    shares = {name: tables.robust_recalls(report) for name, report in test.items()}
-    display(tables.table_of(shares, "robust recall, test fold", cell=in_counts).T)
 
 # %% [markdown]
 # ## Robustness curves
@@ -169,9 +174,8 @@ if not COMPUTE and SPLIT == "validation":
 curves = {name: report.curves for name, report in reports.items()}
 figure = evaluation_figures.robustness_panels(curves, title, suites.STUDY_THREAT.epsilon)
 minimal = {name: report.minimal_epsilon for name, report in reports.items()}
-numbers = {"curves": curves, "minimal_epsilon": minimal}
-style.save(figure, out / "evaluation_curves.png", about | numbers)
-display(figure)
+alt = "Robust recall against ε, a panel a model: under attack it falls step by step, under noise it hardly changes."
+notebook.show(figure, out / "evaluation_curves.png", about, alt, curves=curves, minimal_epsilon=minimal)
 
 # %% [markdown]
 # In numbers: the minimal ε of the median recording among those classified correctly, and the mean robust
@@ -188,8 +192,12 @@ tables.side_by_side(tables.minimal_epsilon, reports)
 # "fail" means: do not believe the numbers above for this model. "warn" means: read the evidence first.
 
 # %%
-checked = reports | {f"{name}, test": report for name, report in test.items()}
-pd.DataFrame({name: {c.title: c.verdict for c in r.checks} for name, r in checked.items()})
+verdicts = pd.DataFrame({name: {c.title: c.verdict for c in r.checks} for name, r in checked.items()})
+display(verdicts.apply(lambda column: column.value_counts()).fillna(0).astype(int))
+notebook.folded(verdicts, "every check, one by one")
+
+# %% [markdown]
+# Where a verdict is no "pass", this is its evidence:
 
 # %%
 for name, report in checked.items():
@@ -205,8 +213,8 @@ for name, report in checked.items():
 # %%
 if paths := {name: report.loss_path for name, report in reports.items() if report.loss_path}:
     figure = evaluation_figures.loss_figure(paths, title, marked_step=20)
-    style.save(figure, out / "evaluation_loss.png", about | {"loss_path": paths})
-    display(figure)
+    alt = "The loss that PGD-20 maximises over 40 steps, median and range over recordings; a line marks step 20."
+    notebook.show(figure, out / "evaluation_loss.png", about, alt, loss_path=paths)
 
 # %% [markdown]
 # ## A defence, or label leaking?
@@ -256,7 +264,12 @@ tables.table_of(leaking, "other predicted as AF", cell=tables.with_counts)
 other_threats = {
     name: {c.title: c.robust_recall for c in report.of_kind("worst_case").values()} for name, report in reports.items()
 }
-tables.table_of(other_threats, "robust recall", cell=in_counts).T
+if any(other_threats.values()):
+    head = "Robust recall under other threat models, the worst of the attacks; 95 % intervals"
+    figure = evaluation_figures.forest(other_threats, title, head, "share of recordings attacked")
+    alt = "Robust recall of each model under each threat model, with 95 % intervals."
+    notebook.show(figure, out / "evaluation_threats.png", about, alt, robust_recall=other_threats)
+    notebook.folded(tables.table_of(other_threats, "robust recall", cell=in_counts).T, "in counts")
 
 # %% [markdown]
 # Recall of every class, clean and when every recording is attacked.
@@ -289,8 +302,10 @@ else:
 figure = evaluation_figures.transfer_figure(
     transfer["success"], f"{title}; {transfer['attack']}, {Threat(**transfer['threat'])}"
 )
-style.save(figure, out / "evaluation_transfer.png", transfer)
-display(figure)
+alt = (
+    "Attack success rate of examples crafted on one model (rows) and evaluated on another (columns); white-box in bold."
+)
+notebook.show(figure, out / "evaluation_transfer.png", transfer, alt)
 
 # %% [markdown]
 # ## Is it still an ECG?
@@ -326,9 +341,8 @@ head = "One recording, four perturbations of ε 0.2"
 figure = figures.class_gallery(strips, dataset.title, 6.0, head, dataset.fs)
 here = engine.describe(dataset, seed=SEED, model=models[0].name, digest=models[0].digest)
 logits = {key: result.logits[shown] for key, result in adversarial.items()}
-numbers = {"about": asdict(here), "record": str(af.names[shown]), "logits": logits}
-style.save(figure, out / "evaluation_waveforms.png", numbers)
-display(figure)
+alt = "The same AF recording clean, under PGD-20, SAP, PGD within 0.5–40 Hz, and simulated muscle noise."
+notebook.show(figure, out / "evaluation_waveforms.png", here, alt, record=str(af.names[shown]), logits=logits)
 
 # %% [markdown]
 # **Look for** where each perturbation has its power. A monitor's filter removes what lies above 40 Hz.
@@ -343,9 +357,9 @@ for key, result in adversarial.items():
 named = {f"perturbation, {titles[key]}" if key in titles else key: s for key, s in spectra.items()}
 figure = evaluation_figures.spectra_figure(named, dataset.title)
 density = {key: values for key, (_, values) in spectra.items()}
-numbers = {"about": asdict(here), "frequency": spectra["clean"][0], "density": density}
-style.save(figure, out / "evaluation_spectra.png", numbers)
-display(figure)
+alt = "Power against frequency of the clean ECG and of four perturbations; all but muscle noise have most of it below 40 Hz."
+numbers = dict(frequency=spectra["clean"][0], density=density)
+notebook.show(figure, out / "evaluation_spectra.png", here, alt, **numbers)
 
 # %% [markdown]
 # In numbers, for all attacks and noise baselines on the first model: medians over recordings.
@@ -360,7 +374,10 @@ display(figure)
 #   interval between two R-peaks, and RMSSD the root mean square of its changes from beat to beat.
 
 # %%
-tables.signal_table(first)
+whole = tables.signal_table(first)
+rows = [title for title in (*titles.values(), "random ±ε") if title in whole.index]
+display(whole.loc[rows, ["RMS, µV", "SNR, dB", "power above 40 Hz", "R-peak F1"]])
+notebook.folded(whole, "every attack, noise baseline and measure")
 
 # %% [markdown]
 # Does PGD resemble EMG? **Compare** where their power lies, and what each of them did to recall.
@@ -379,7 +396,7 @@ for key in ("pgd20", "sap", "emg"):
 
 # %%
 if first.preprocessing:
-    display(tables.preprocessing_table(first))
+    notebook.folded(tables.preprocessing_table(first), "AF recall behind each input transformation")
 
 # %% [markdown]
 # ## What can be certified
@@ -399,8 +416,9 @@ if first.preprocessing:
 if certified := {n: r.certification for n, r in reports.items() if r.certification}:
     in_radius = {name: found["curve"] for name, found in certified.items()}
     figure = evaluation_figures.certified_curve(in_radius, title)
-    style.save(figure, out / "evaluation_certified.png", about | {"certification": certified})
-    display(figure, tables.side_by_side(tables.certification, reports))
+    alt = "Certified recall of each smoothed model against the certified radius; it falls to zero far below ε 0.2."
+    notebook.show(figure, out / "evaluation_certified.png", about, alt, certification=certified)
+    display(tables.side_by_side(tables.certification, reports))
 
 # %% [markdown]
 # ## How sure are we?
@@ -423,9 +441,7 @@ if len(models) > 1:
 parts = (tables.attack_table, tables.noise_table, tables.threat_table, tables.class_table)
 for name, report in checked.items():
     for part in (*parts, tables.recording_table):
-        text = f"{name}: {part.__name__.replace('_', ' ')}"
-        body = part(report).to_html()
-        display(HTML(f"<details><summary>{text}</summary>{body}</details>"))
+        notebook.folded(part(report), f"{name}: {part.__name__.replace('_', ' ')}")
 
 # %% [markdown]
 # ## In this notebook we saw
@@ -447,3 +463,109 @@ for name, report in checked.items():
 # model of your own with `-p MODELS my_model.keras -p OTHER_SEEDS "" -p COMPUTE True -p SUITE quick`. Does
 # every check pass? (3) Sabotage a model, for instance by rounding its input, and see which checks notice
 # (`ci/test_checks.py` does this).
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer.
+#
+# ### Exercise 1: the worst case, by hand
+#
+# A recording is robust if it is classified correctly and if **no** attack succeeds on it. So the worst case is found
+# recording by recording. It is not the smallest number in a column. `report.successes(key)` is `(n,)` bool: attack `key`
+# succeeds on this recording. Count the robust AF recordings of the last model.
+
+# %% tags=["solution"]
+report = reports[models[-1].name]
+keys = [key for key, c in report.of_kind("attack").items() if c.threat == report.threat]
+is_correct_af = (report.y == 0) & (report.predicted("clean") == 0)
+robust_recordings = None
+### BEGIN SOLUTION
+any_success = np.any([report.successes(key) for key in keys], axis=0)
+robust_recordings = int((is_correct_af & ~any_success).sum())
+### END SOLUTION
+
+# %% tags=["check"]
+left = [int((is_correct_af & ~report.successes(key)).sum()) for key in keys]
+expected = report.conditions["worst_case"].robust_recall["count"]
+assert robust_recordings is not None, "give the count the name robust_recordings"
+assert robust_recordings <= min(left), f"the strongest single attack leaves {min(left)}; the worst case cannot be more"
+assert robust_recordings == expected, f"got {robust_recordings}: use np.any over the attacks, then count"
+print(robust_recordings, "robust recordings; single attacks leave", left)
+
+# %% [markdown]
+# ### Exercise 2: a defence that only hides its gradient
+#
+# `Rounded` is the first model behind an input that is rounded to multiples of 0.02 z. Rounding has a gradient of zero
+# almost everywhere, and with a gradient of zero PGD does not move. Has the model become robust?
+#
+# Athalye et al. (2018) answer with **BPDA**: in the backward pass they put something differentiable in the place of the
+# rounding, here nothing at all. Write it: return the loss, the logits and the gradient of `classifier` at the rounded
+# input.
+
+# %% tags=["solution"]
+classifier = models[0].classifier
+
+
+class Rounded:
+    classes, fs, low_precision = classifier.classes, classifier.fs, False
+
+    def logits(self, x):
+        return classifier.logits((np.round(x / 0.02) * 0.02).astype("f4"))
+
+    def loss_and_gradient(self, x, y, targets, loss):
+        return np.zeros(len(x), "f4"), self.logits(x), np.zeros_like(x)
+
+
+class Bpda(Rounded):
+    def loss_and_gradient(self, x, y, targets, loss):
+        value, logits, gradient = super().loss_and_gradient(x, y, targets, loss)
+        ### BEGIN SOLUTION
+        rounded = (np.round(x / 0.02) * 0.02).astype("f4")
+        value, logits, gradient = classifier.loss_and_gradient(rounded, y, targets, loss)
+        ### END SOLUTION
+        return value, logits, gradient
+
+
+# %% tags=["check"]
+six = Threat("A", "N").on(dataset.of_class("A").take(slice(6)))
+found = {type(one).__name__: pgd(one, six, steps=20) for one in (Rounded(), Bpda())}
+succeeded = {name: int(result.success.sum()) for name, result in found.items()}
+print("PGD-20 succeeds on", succeeded, "of", len(six))
+assert (found["Bpda"].x != six.x).any(), "PGD did not move: Bpda still returns a gradient of zero"
+reached = {name: six.goal.margin(result.logits, six.y).mean() for name, result in found.items()}
+assert reached["Bpda"] > reached["Rounded"], "the gradient of `classifier` at the rounded input should do better"
+
+# %% [markdown]
+# ### Exercise 3: minimal ε by bisection
+#
+# How small may ε be so that PGD-20 still succeeds on one recording? Begin with 0, where it fails, and 0.4, where it
+# succeeds. Try the middle, keep the half in which the limit lies, and stop when the two are 0.01 apart or less.
+# `problem.resized(np.array([epsilon]))` is the same recording with another ε.
+
+
+# %% tags=["solution"]
+def minimal_epsilon(classifier, problem):
+    """Returns the smallest ε that was seen to succeed."""
+    fails, succeeds = 0.0, 0.4
+    ### BEGIN SOLUTION
+    while succeeds - fails > 0.01:
+        middle = (fails + succeeds) / 2
+        if pgd(classifier, problem.resized(np.array([middle])), steps=20, until_success=True).success[0]:
+            succeeds = middle
+        else:
+            fails = middle
+    ### END SOLUTION
+    return succeeds
+
+
+# %% tags=["check"]
+is_hit = pgd(classifier, six, until_success=True).success & (classifier.logits(six.x).argmax(axis=1) == six.y)
+for one in [six.rows(np.flatnonzero(is_hit)[:1])] if is_hit.any() else []:
+    limit = minimal_epsilon(classifier, one)
+    assert limit < 0.4, "minimal_epsilon returns where it began: halve the interval in a loop"
+    near = [limit, limit - 0.00625, limit - 0.01]
+    hits = [pgd(classifier, one.resized(np.array([max(e, 0)])), until_success=True).success[0] for e in near]
+    assert hits[0], f"at ε {limit:.3f} the attack fails: return the ε that succeeds"
+    assert not all(hits), f"at ε {limit - 0.01:.3f} the attack succeeds, too: go on until 0.01 is left"
+    print(f"minimal ε of this recording: {limit:.3f}")

@@ -5,8 +5,11 @@
 # catastrophic overfitting show while they happen, by which rule an epoch is selected, and what belongs on
 # a model card.
 #
-# **You need** notebook 3, and about two minutes on two cores with a shipped model (`EPOCHS = 0`). Training
-# takes up to a few minutes an epoch. An interrupted run continues after its last epoch. To run this
+# **You should know** notebook 3.
+#
+# **You need** about 40 minutes, and 30 more for the exercises. The machine needs about two minutes on two cores
+# with a shipped model (`EPOCHS = 0`). Training takes up to a few minutes an epoch; for a lesson, notebook 3
+# trains a small network in less than a minute. An interrupted run continues after its last epoch. To run this
 # notebook for each row of a table such as `models/runs.csv`, use `python ci/sweep.py`.
 
 # %% tags=["parameters"]
@@ -25,16 +28,16 @@ REMAKE = ""  # command that makes the model again, for its card; "" is this note
 RESUME = True  # continue from the checkpoint of an interrupted training
 OUT = "out"  # folder for figures and runs; all relative paths start at the repository's root
 
-# %%
-from dataclasses import asdict
-
+# %% tags=["setup"]
+import numpy as np
+import pandas as pd
 from IPython.display import Markdown, display
 
 from ecgnb import notebook
 from ecgnb.data.dataset import load_data
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation import engine, suites
-from ecgnb.report import card, figures, runs, style
+from ecgnb.report import card, figures, runs
 from ecgnb.training.configuration import overrides, training_config
 
 out = notebook.start(OUT)
@@ -91,9 +94,9 @@ described = engine.describe(next(iter(datasets.values())), seed=SEED, model=orig
 # %%
 ends = runs.best_and_last(history)
 figure = figures.learning_curves({name: history}, settings["recordings"], {name: selected})
-numbers = {"selected": selected, "history": history.to_dict("list"), "config": settings}
-style.save(figure, out / "training_curves.png", {"about": asdict(described)} | numbers)
-display(figure)
+numbers = dict(selected=selected, history=history.to_dict("list"), config=settings)
+alt = "Over the epochs: the training loss, and dev scores, clean and under attack; the selected epoch is marked."
+notebook.show(figure, out / "training_curves.png", described, alt, **numbers)
 
 # %% [markdown]
 # The epoch that is best by the rule of selection, and the last one. The rule was fixed before training and
@@ -158,3 +161,89 @@ print("scores between 0 and 1:", bool(dev.stack().between(0, 1).all()))
 # **Questions.** (1) Train with `-p DEFENCE fast -p EPOCHS 6 -p OVERRIDES "epsilon=0.5 step_size=0.05"`. Does
 # catastrophic overfitting occur at this larger ε? (2) Which epoch would be selected if only the clean score
 # counted? (3) Notebook 6 compares all runs. Before you look: which defence reduces clean scores least?
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer. No exercise trains a
+# network: the histories of shipped models are enough.
+
+# %% tags=["setup"]
+histories = {key: pd.read_csv(notebook.resolve(key).with_suffix(".csv")) for key in ("static", "adaptive", "fast")}
+
+# %% [markdown]
+# ### Exercise 1: another rule of selection (question 2)
+#
+# Which epoch of each history has the best clean challenge score on dev (`dev_challenge_score`)? Compare it with the
+# epoch that was selected. What would have been lost in robustness?
+
+# %% tags=["solution"]
+clean_best = {}  # model -> epoch
+### BEGIN SOLUTION
+for key, table in histories.items():
+    clean_best[key] = int(table.loc[table["dev_challenge_score"].idxmax(), "epoch"])
+### END SOLUTION
+
+# %% tags=["check"]
+assert set(clean_best) == set(histories), "clean_best needs an epoch for static, adaptive and fast"
+for key, table in histories.items():
+    by_epoch = table.set_index("epoch")
+    best = by_epoch["dev_challenge_score"].max()
+    assert by_epoch["dev_challenge_score"].get(clean_best[key]) == best, f"{key}: no epoch reaches more than {best:.3f}"
+    columns = ["dev_challenge_score", "dev_robust_challenge_score"]
+    rows = {"selected": int(runs.best_and_last(table).loc["epoch", "best"]), "best clean": clean_best[key]}
+    print(key, {name: (epoch, *by_epoch.loc[epoch, columns].round(2)) for name, epoch in rows.items()})
+
+# %% [markdown]
+# ### Exercise 2: an alarm for robust overfitting
+#
+# Write a function that says at which epoch robust overfitting shows: the first epoch at which the robust score is more
+# than 0.05 below its best value so far, while the clean score of the same epoch is at most 0.02 below *its* best value
+# so far. Return `None` if there is no such epoch. `np.maximum.accumulate` gives the best value so far.
+
+
+# %% tags=["solution"]
+def robust_overfitting(clean, robust):
+    """clean, robust : (epochs,) scores; returns an epoch, the first is 1, or None."""
+    epoch = 0
+    ### BEGIN SOLUTION
+    loss_of_clean = np.maximum.accumulate(clean) - clean
+    loss_of_robust = np.maximum.accumulate(robust) - robust
+    alarms = np.flatnonzero((loss_of_robust > 0.05) & (loss_of_clean <= 0.02))
+    epoch = int(alarms[0]) + 1 if len(alarms) else None
+    ### END SOLUTION
+    return epoch
+
+
+# %% tags=["check"]
+clean = np.array([0.70, 0.75, 0.80, 0.80])
+cases = {"falls": [0.3, 0.5, 0.4, 0.4], "rises": [0.3, 0.4, 0.5, 0.6], "falls a little": [0.3, 0.5, 0.46, 0.47]}
+expected = {"falls": 3, "rises": None, "falls a little": None}
+for name_of_case, robust in cases.items():
+    answer = robust_overfitting(clean, np.array(robust))
+    assert answer == expected[name_of_case], f"robust score {robust}: expected {expected[name_of_case]}, got {answer}"
+both_fall = robust_overfitting(np.array([0.8, 0.5]), np.array([0.5, 0.2]))
+assert both_fall is None, "where the clean score falls as well, it is not robust overfitting"
+for key, table in histories.items():
+    known = table.dropna(subset=["dev_robust_challenge_score"])
+    print(key, robust_overfitting(*(known[f"dev_{c}challenge_score"].to_numpy() for c in ("", "robust_"))))
+
+# %% [markdown]
+# ### Exercise 3: a training configuration of your own
+#
+# Make the configuration of question 1: `fast`, protocol `leakfree`, 6 epochs, ε 0.5, a PGD step of 0.05, and seed 1.
+# `training_config` takes settings as keyword arguments; `python -m ecgnb train --help` lists them. Then train with it,
+# if you have the recordings and half an hour.
+
+# %% tags=["solution"]
+mine = None
+### BEGIN SOLUTION
+mine = training_config("fast", "leakfree", epochs=6, epsilon=0.5, step_size=0.05, seed=1)
+### END SOLUTION
+
+# %% tags=["check"]
+assert mine is not None, "call training_config"
+wanted = dict(defence="fast", epochs=6, epsilon=0.5, step_size=0.05, seed=1)
+wrong = {key: getattr(mine, key) for key, value in wanted.items() if getattr(mine, key) != value}
+assert not wrong, f"these settings are not those of the exercise: {wrong}"
+print("threat model of this training:", mine.untargeted_threat)

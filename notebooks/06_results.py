@@ -5,8 +5,10 @@
 # loses. You also learn how much of a difference is due to the seed, and which settings matter for the
 # baseline.
 #
-# **You need** notebooks 4 and 5, and half a minute. Everything here comes from stored results of training
-# runs, in `figures/results/`. `python ci/sweep.py models/runs.csv runs` and
+# **You should know** notebooks 4 and 5.
+#
+# **You need** about 40 minutes, and 40 more for the exercises. The machine needs half a minute. Everything here
+# comes from stored results of training runs, in `figures/results/`. `python ci/sweep.py models/runs.csv runs` and
 # `python ci/sweep.py models/ablation.csv runs/ablation` made them in many hours. `RESULTS.md` beside this
 # notebook has the same tables as a page.
 
@@ -16,14 +18,15 @@ RUNS = ""  # runs of the tables, split by spaces; "" is the shipped ones
 HISTORIES = "static adaptive fast"  # shipped models whose training is drawn
 OUT = "out"  # folder for figures; all relative paths start at the repository's root
 
-# %%
-from dataclasses import asdict, replace
+# %% tags=["setup"]
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import display
 
-from ecgnb import notebook
-from ecgnb.report import comparison, evaluation_figures, figures, runs, style, tables
+from ecgnb import metrics, notebook
+from ecgnb.report import comparison, evaluation_figures, figures, runs, tables
 
 out, stored = notebook.start(OUT), notebook.resolve(RESULTS)
 pd.set_option("display.max_colwidth", None)
@@ -72,8 +75,7 @@ comparison.results_table(results, "test")[short]
 
 # %%
 for split in ("validation", "test"):
-    body = comparison.results_table(results, split).to_html()
-    display(HTML(f"<details><summary>{split}: all measures</summary>{body}</details>"))
+    notebook.folded(comparison.results_table(results, split), f"{split}: all measures")
 
 # %%
 title = "Every model without the leak; 95 % intervals"
@@ -85,9 +87,9 @@ measures = {
     name: {"_".join(which): comparison.measure(report, *which) for which in measured.values()}
     for name, report in tested.items()
 }
-on_test = asdict(replace(described, split="test"))
-style.save(figure, out / "results_models.png", {"about": on_test, "measures": measures})
-display(figure)
+on_test = replace(described, split="test")
+alt = "Scores of every model on the test fold with 95 % intervals: clean, under attack, and under noise."
+notebook.show(figure, out / "results_models.png", on_test, alt, measures=measures)
 
 # %% [markdown]
 # **How good is the network that is attacked?** The four winners of the Challenge had a score of 0.83 on its
@@ -128,11 +130,9 @@ numbers = {
     defence: {"_".join(measured[title]): values for title, values in found.items()}
     for defence, found in by_seed.items()
 }
-style.save(figure, out / "results_seeds.png", {"about": on_test, "seeds": numbers})
-display(figure)
-
-# %%
-comparison.seeds_table(by_seed)
+alt = "For each measure and defence, a bar at the mean of the seeds and a dot for each seed."
+notebook.show(figure, out / "results_seeds.png", on_test, alt, seeds=numbers)
+notebook.folded(comparison.seeds_table(by_seed), "every seed, in numbers")
 
 # %% [markdown]
 # ## Longer is not better
@@ -147,9 +147,9 @@ histories = {name: history for name, (history, _, _) in trained.items()}
 selected = {name: epoch for name, (_, _, epoch) in trained.items()}
 figure = figures.learning_curves(histories, f"{head}, dev fold", selected)
 curves = {name: history.to_dict("list") for name, history in histories.items()}
-numbers = {"about": asdict(replace(described, split="dev")), "selected": selected}
-style.save(figure, out / "results_training.png", numbers | {"histories": curves})
-display(figure)
+alt = "Dev scores of several trainings over their epochs, clean and under attack; the selected epochs are marked."
+on_dev = replace(described, split="dev")
+notebook.show(figure, out / "results_training.png", on_dev, alt, selected=selected, histories=curves)
 
 # %% [markdown]
 # ## Dropout against batch normalisation
@@ -182,3 +182,84 @@ print("evaluated on:", ", ".join(splits), "· with leak on the test fold:", len(
 # original study reports AF F1 0.87 for its adaptive model. With which cell of these tables do you compare
 # it? (3) Add a run to a copy of `models/runs.csv` and train it with `python ci/sweep.py`. Compare its model
 # card with these tables.
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your answer where it says `# your code here`. The cell after it checks the answer.
+#
+# ### Exercise 1: smaller than the spread of the seeds (question 1)
+#
+# `shipped_seeds[defence][measure]` is a dict, seed → value. For the first two defences, list the measures in which their means
+# differ by less than the larger of their two ranges over the seeds (largest minus smallest value).
+
+# %% tags=["solution"]
+shipped_seeds = comparison.seeds(pd.read_csv(notebook.resolve("figures/results/runs.csv")), "test")
+(name_a, a), (name_b, b) = list(shipped_seeds.items())[:2]
+within_spread = None
+### BEGIN SOLUTION
+within_spread = []
+for measure in a:
+    x, y = (np.array(list(one[measure].values())) for one in (a, b))
+    if abs(x.mean() - y.mean()) < max(np.ptp(x), np.ptp(y)):
+        within_spread.append(measure)
+### END SOLUTION
+
+# %% tags=["check"]
+assert within_spread is not None, "within_spread is a list of measures, such as 'AF F1'"
+table = pd.DataFrame({(d, m): v for d, of in ((name_a, a), (name_b, b)) for m, v in of.items()})
+means, ranges = table.mean().unstack(0), (table.max() - table.min()).unstack(0)
+expected = set(means.index[means.diff(axis=1).iloc[:, -1].abs() < ranges.max(axis=1)])
+assert set(within_spread) == expected, f"wrong about: {sorted(set(within_spread) ^ expected)}"
+print(name_a, "and", name_b, "within the spread of the seeds:", ", ".join(within_spread) or "none")
+
+# %% [markdown]
+# ### Exercise 2: a paired bootstrap in five lines
+#
+# `is_hit` holds two columns: for each AF recording, whether the first and the last model find it. Draw recordings again
+# with replacement 2,000 times, **the same ones for both models**, and compute the difference of the two recalls each
+# time. The interval goes from the 2.5 to the 97.5 % quantile. Then try it with draws of their own for each model: is
+# the interval wider or narrower, and why?
+
+# %% tags=["solution"]
+pair = [run.reports["validation"] for run in results.values()][:: max(len(results) - 1, 1)]
+is_hit = np.stack([(one.predicted("clean") == 0)[one.y == 0] for one in pair], axis=1)
+rng, low, high = np.random.default_rng(1), None, None
+### BEGIN SOLUTION
+draws = rng.integers(len(is_hit), size=(2000, len(is_hit)))
+recalls = is_hit[draws].mean(axis=1)
+low, high = np.quantile(recalls[:, 1] - recalls[:, 0], [0.025, 0.975])
+### END SOLUTION
+
+# %% tags=["check"]
+expected = metrics.compare_rates(is_hit[:, 0], is_hit[:, 1])["ci95"]
+assert low is not None and high is not None, "give the ends of the interval the names low and high"
+assert np.allclose([low, high], expected, atol=0.03), f"got {low:.2f}, {high:.2f}; expected about {expected}"
+print(f"difference {is_hit[:, 1].mean() - is_hit[:, 0].mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+
+# %% [markdown]
+# ### Exercise 3: Holm's method
+#
+# Many tests find some differences by chance. Holm (1979) raises p-values so that all may be read together. Sort the k
+# p-values. Multiply the smallest by k, the next by k − 1, and so on to the largest by 1. No value may be smaller than the
+# one before, nor larger than 1. Return them in the order in which they came.
+
+
+# %% tags=["solution"]
+def holm(p):
+    """p : (k,) p-values; returns (k,), adjusted."""
+    p = np.asarray(p, float)
+    adjusted = p.copy()
+    ### BEGIN SOLUTION
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted[order] = np.minimum(stepped, 1)
+    ### END SOLUTION
+    return adjusted
+
+
+# %% tags=["check"]
+for p in ([0.03, 0.01, 0.02], [0.04, 0.03], [0.9, 0.8]):
+    expected = metrics.holm(np.array(p))
+    assert np.allclose(holm(p), expected), f"holm({p}): expected {expected.round(3)}, got {holm(p)}"
+print("correct")

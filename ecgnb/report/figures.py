@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,10 @@ MM_PER_S, MM_PER_MV = 25, 10  # ECG paper
 BOX_S, BOX_MV = 0.2, 0.5  # a big box is 5 mm x 5 mm, of 5 x 5 small ones
 PAPER, SMALL_BOX, BIG_BOX = "#fffaf8", "#f9dcd8", "#eca9a4"
 LEAD_IN = 2 * BOX_S  # s of paper left of the trace, for the calibration pulse
+ZOOM = 4  # how much larger one beat is drawn
 FACTORS = (50, 20, 10, 5, 2)  # magnifications of a perturbation
+CLASS_COLOURS = (style.COLOURS["attacked"], style.COLOURS["baseline"], style.SPARE_COLOURS[0], style.NOISE_COLOUR)
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
 STRIP_MV = 1.0  # a magnified perturbation stays within this, if the smallest factor lets it
 PANELS = {  # of learning curves: y label -> legend -> (column of a history, dash)
     "training loss": {"": ("loss", "-")},
@@ -118,7 +121,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], subtitle: str, select
         else:
             ax.set_ylim(-0.02, 1.02)
             keys = [Line2D([], [], color="0.3", ls=dash, label=m) for m, dash in drawn.items()]
-            ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+            ax.legend(handles=keys, **BESIDE)
         style.tidy(ax, label)
     last = max((history["epoch"].max() for history in histories.values()), default=1)
     axes[-1].set(xlim=(0.5, last + 0.5), xlabel="epoch")
@@ -160,16 +163,20 @@ def robustness_curve(
 def attack_figure(
     clean_mv: np.ndarray,
     adversarial_mv: np.ndarray,
-    panels: tuple[str, str],
+    labels: tuple[str, str],
     subtitle: str,
     seconds: float = 6.0,
     fs: float = FS,
+    beat: int = 0,
 ) -> Figure:
-    """A recording, its adversarial example, and the perturbation, on ECG paper in true size.
+    """A recording and its adversarial example, one over the other, and the perturbation, on ECG paper in true size.
+
+    Below, the second around one beat, four times as large.
 
     clean_mv, adversarial_mv : (n,) float, mV, real samples only; fs : their sampling rate, Hz
-    panels : titles of the two recordings, such as "clean: predicted as A, 97 %"
-    seconds : how much of them is shown, from their beginning
+    labels : of the two, such as "clean: predicted as A, 97 %"
+    seconds : how much of them is shown, from their beginning; beat : sample number in the middle of the zoom; by
+        default the largest deviation from the median between the first and the last second shown
     """
     if np.shape(clean_mv) != np.shape(adversarial_mv):
         raise EcgnbError("attack_figure: clean and adversarial recording differ in length")
@@ -177,11 +184,12 @@ def attack_figure(
     perturbation = adversarial - clean
     largest = np.abs(perturbation).max()
     factor = next((f for f in FACTORS if f * largest <= STRIP_MV), FACTORS[-1])
-    limits = _limits(clean, adversarial, [-0.5, 1.0])  # with room for the calibration pulse
+    inner = slice(round(fs), max(len(clean) - round(fs), round(fs) + 1))
+    beat = beat or inner.start + int(np.argmax(np.abs(clean - np.median(clean))[inner]))
+    zoom = slice(max(beat - round(0.8 * fs), 0), beat + round(0.8 * fs))  # as wide as the strips
     fig, axes = _ecg_paper(
         {
-            panels[0]: limits,
-            panels[1]: limits,
+            "clean and attacked": _limits(clean, adversarial, [-0.5, 1.0]),  # with room for the calibration pulse
             "perturbation, same scale": _limits(perturbation, [-0.5, 0.5]),
             f"perturbation, {factor} × magnified; largest {1000 * largest:.0f} µV in the piece shown": (
                 _limits(factor * perturbation, [-0.5, 0.5])
@@ -190,14 +198,24 @@ def attack_figure(
         "An adversarial example on ECG paper",
         subtitle,
         seconds,
+        zoom=(
+            f"one beat, {ZOOM} × as large",
+            zoom.start / fs,
+            zoom.stop / fs,
+            *_limits(clean[zoom], adversarial[zoom]),
+        ),
     )
-    signals = (clean, adversarial, perturbation, factor * perturbation)
-    for ax, mv, colour in zip(axes, signals, ["clean"] + ["attacked"] * 3, strict=True):
-        _trace(ax, mv, fs, style.COLOURS[colour])
+    for ax in (axes[0], axes[-1]):
+        _trace(ax, adversarial, fs, style.COLOURS["attacked"], labels[1])
+        _trace(ax, clean, fs, style.COLOURS["clean"], labels[0])
+    for ax, mv in zip(axes[1:3], (perturbation, factor * perturbation), strict=True):
+        _trace(ax, mv, fs, style.COLOURS["attacked"])
+    axes[0].axvspan(zoom.start / fs, zoom.stop / fs, color="0.3", alpha=0.1, lw=0, zorder=1)
     pulse = np.array([0.06, 0.1, 0.1, 0.3, 0.3, 0.34]) - LEAD_IN
     axes[0].plot(pulse, [0, 0, 1, 1, 0, 0], color=style.COLOURS["clean"], lw=1)
     axes[0].text(pulse.mean(), -0.08, "1 mV", ha="center", va="top", fontsize=9)
-    _in_microvolts(axes[3], factor)
+    _in_microvolts(axes[2], factor)
+    axes[-1].legend(loc="upper left", framealpha=0.9, reverse=True)
     return fig
 
 
@@ -277,23 +295,83 @@ def iterates_figure(
 
 
 @style.styled
+def ascent_figure(
+    loss: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    perturbations_uv: Mapping[str, np.ndarray],
+    subtitle: str,
+    fs: float = FS,
+) -> Figure:
+    """What an attack does to one recording, iteration by iteration.
+
+    loss : (iterations + 1,), what the attack maximises; probabilities : (iterations + 1, classes); perturbations_uv :
+    title, such as "after 5 steps" -> (n,) µV, a piece of the perturbation at `fs` Hz
+    """
+    fig = style.new_figure(8.6, 3.1 + 0.8 * len(perturbations_uv), "The attack, step by step", subtitle)
+    grid = fig.add_gridspec(1 + len(perturbations_uv), 2, height_ratios=[3, *[1] * len(perturbations_uv)])
+    left, right = (fig.add_subplot(grid[0, column]) for column in (0, 1))
+    left.plot(loss, color="0.2", marker=".")
+    style.tidy(left, "loss")
+    for row, (symbol, dash) in enumerate(zip(classes, cycle(style.DASHES), strict=False)):
+        right.plot(probabilities[:, row], ls=dash, color=CLASS_COLOURS[row % 4], label=style.class_title(symbol))
+    right.set_ylim(-0.02, 1.02)
+    style.tidy(right, "probability")
+    right.legend(**BESIDE)
+    for ax in (left, right):
+        ax.set_xlabel("steps")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    largest = max(1e-9, *(np.abs(uv).max() for uv in perturbations_uv.values()))
+    for row, (name, uv) in enumerate(perturbations_uv.items(), start=1):
+        ax = fig.add_subplot(grid[row, :])
+        ax.plot(np.arange(len(uv)) / fs, uv, color=style.COLOURS["attacked"], lw=0.9)
+        ax.set_ylim(-1.1 * largest, 1.1 * largest)
+        ax.set_title(name, loc="left", pad=2)
+        style.tidy(ax, "µV")
+        ax.tick_params(labelbottom=row == len(perturbations_uv))
+    ax.set_xlabel("time in the piece shown, s")
+    return fig
+
+
+@style.styled
 def class_gallery(
     signals_mv: Mapping[str, np.ndarray],
     subtitle: str,
     seconds: float = 8.0,
     title: str = "One recording of each class",
     fs: float = FS,
+    r_peaks: Mapping[str, np.ndarray] | None = None,
+    p_waves: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """The beginnings of some recordings, one strip each, on ECG paper in true size.
 
     signals_mv : title, such as "A (AF), A00004" -> (n,) float, mV at `fs` Hz, real samples only
+    r_peaks, p_waves : title -> (k,) int, sample numbers: a triangle above each R-peak and the RR in ms between two, a
+        P above each P wave
     """
     pieces = {name: _piece(mv, seconds, fs) for name, mv in signals_mv.items()}
-    limits = {name: _limits(mv, [-0.5, 0.5]) for name, mv in pieces.items()}
+    peaks, ps = ({name: at[at < seconds * fs] for name, at in (marks or {}).items()} for marks in (r_peaks, p_waves))
+    room = {name: BOX_MV if name in peaks else 0 for name in pieces}
+    limits = {name: _limits(mv, [-0.5, 0.5], [mv.max() + room[name]]) for name, mv in pieces.items()}
     fig, axes = _ecg_paper(limits, title, subtitle, seconds, lead_in=0)
-    for ax, mv in zip(axes, pieces.values(), strict=True):
+    for ax, (name, mv) in zip(axes, pieces.items(), strict=True):
         _trace(ax, mv, fs, style.COLOURS["clean"])
+        if name in peaks:
+            _mark_rr(ax, peaks[name], fs)
+        for at in ps.get(name, []):
+            look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 9, "color": style.COLOURS["baseline"]}
+            ax.text(at / fs, mv[at] + 0.08, "P", fontweight="bold", zorder=4, **look)
     return fig
+
+
+def _mark_rr(ax: Axes, peaks: np.ndarray, fs: float) -> None:
+    """R-peaks, (k,) sample numbers, as triangles along the upper edge, with the RR in ms between two."""
+    height = ax.get_ylim()[1] - 0.2
+    colour = style.COLOURS["attacked"]
+    ax.plot(peaks / fs, np.full(len(peaks), height), "v", color=colour, ms=5, zorder=4)
+    for first, second in pairwise(peaks):
+        text = f"{1000 * (second - first) / fs:.0f}"
+        ax.text((first + second) / 2 / fs, height, text, ha="center", va="center", fontsize=9, color=colour, zorder=4)
 
 
 @style.styled
@@ -323,18 +401,20 @@ def _ecg_paper(
     seconds: float,
     lead_in: float = LEAD_IN,
     start: float = 0.0,
+    zoom: tuple[str, float, float, float, float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Strips of ECG paper, one for each row title -> (lowest, highest) mV, in true size at 100 %.
 
-    start : the time, s, that stands at the beginning of the traces.
-
+    start : the time, s, that stands at the beginning of the traces; zoom : title, first and last second, lowest and
+    highest mV of a piece that is shown below, `ZOOM` times as large.
     Sizes below are in mm, so that a second is 25 mm and a millivolt 10 mm long on the page.
     """
     left, right, above, between, below = 18, 6, 15, 8, 13
     first, last = -lead_in, BOX_S * np.ceil(seconds / BOX_S - 1e-9)
     length = (last - first) * MM_PER_S
     heights = [(high - low) * MM_PER_MV for low, high in rows.values()]
-    width, height = left + length + right, above + sum(heights) + between * len(rows) + below
+    zoomed = ZOOM * MM_PER_MV * (zoom[4] - zoom[3]) + between + below if zoom else 0
+    width, height = left + length + right, above + sum(heights) + between * len(rows) + below + zoomed
     fig = style.PlainFigure(figsize=(width * MM, height * MM))
     style.head(fig, f"{title}, 25 mm/s, 10 mm/mV", subtitle, y=1 - 3 / height)
     axes: list[Axes] = []
@@ -342,26 +422,41 @@ def _ecg_paper(
     for (name, (low, high)), tall in zip(rows.items(), heights, strict=True):
         floor -= between + tall
         ax = fig.add_axes((left / width, floor / height, length / width, tall / height))
-        for small, box, lines, ends in (
-            (BOX_S / 5, BOX_S, ax.vlines, (first, last, low, high)),
-            (BOX_MV / 5, BOX_MV, ax.hlines, (low, high, first, last)),
-        ):
-            for step, colour, lw in ((small, SMALL_BOX, 0.5), (box, BIG_BOX, 0.9)):
-                at = np.arange(ends[0], ends[1] + step / 2, step)
-                lines(at, *ends[2:], color=colour, lw=lw, zorder=1 + lw, clip_on=False)
-        ax.set(xlim=(first, last), ylim=(low, high), ylabel="mV", facecolor=PAPER)
-        ax.set_aspect(MM_PER_MV / MM_PER_S)
-        ax.set_title(name, loc="left", pad=4, fontweight="bold")
+        _rule(ax, name, first, last, low, high, start)
         ax.xaxis.set_major_locator(MultipleLocator(1))
-        ax.xaxis.set_major_formatter(lambda s, _: f"{s + start:g}" if s >= 0 else "")
-        ax.yaxis.set_major_locator(MultipleLocator(0.5 if high - low <= 2 else 1))
-        ax.tick_params(length=0, labelbottom=False)
-        ax.spines[:].set_visible(False)
         axes.append(ax)
-    axes[-1].tick_params(labelbottom=True)
-    axes[-1].set_xlabel("time, s")
+    _name_time(axes[-1])
     fig.align_ylabels(axes)
+    if zoom:
+        name, first, last, low, high = zoom
+        size = ZOOM * MM_PER_S * (last - first) / width, ZOOM * MM_PER_MV * (high - low) / height
+        axes.append(fig.add_axes((left / width, below / height, *size)))
+        _rule(axes[-1], name, first, last, low, high, start)
+        _name_time(axes[-1])
     return fig, axes
+
+
+def _rule(ax: Axes, title: str, first: float, last: float, low: float, high: float, start: float) -> None:
+    """Axes from `first` to `last` s and `low` to `high` mV, with the boxes of ECG paper; `start`: see `_ecg_paper`."""
+    for small, box, lines, ends in (
+        (BOX_S / 5, BOX_S, ax.vlines, (first, last, low, high)),
+        (BOX_MV / 5, BOX_MV, ax.hlines, (low, high, first, last)),
+    ):
+        for step, colour, lw in ((small, SMALL_BOX, 0.5), (box, BIG_BOX, 0.9)):
+            at = np.arange(np.ceil(ends[0] / step - 1e-9) * step, ends[1] + step / 1e3, step)
+            lines(at, *ends[2:], color=colour, lw=lw, zorder=1 + lw, clip_on=False)
+    ax.set(xlim=(first, last), ylim=(low, high), ylabel="mV", facecolor=PAPER)
+    ax.set_aspect(MM_PER_MV / MM_PER_S)
+    ax.set_title(title, loc="left", pad=4, fontweight="bold")
+    ax.xaxis.set_major_formatter(lambda s, _: f"{s + start:g}" if s >= 0 else "")
+    ax.yaxis.set_major_locator(MultipleLocator(0.5 if high - low <= 2 else 1))
+    ax.tick_params(length=0, labelbottom=False)
+    ax.spines[:].set_visible(False)
+
+
+def _name_time(ax: Axes) -> None:
+    ax.tick_params(labelbottom=True)
+    ax.set_xlabel("time, s")
 
 
 def _piece(mv: np.ndarray, seconds: float, fs: float, start: float = 0.0) -> np.ndarray:
@@ -374,8 +469,12 @@ def _limits(*values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(np.floor(boxes.min()) * BOX_MV), float(np.ceil(boxes.max()) * BOX_MV)
 
 
-def _trace(ax: Axes, mv: np.ndarray, fs: float, colour: str, lw: float = 0.9) -> None:
-    ax.plot(np.arange(len(mv)) / fs, mv, color=colour, lw=lw, zorder=3, clip_on=False)
+def _trace(ax: Axes, mv: np.ndarray, fs: float, colour: str, label: str = "", lw: float = 0.9) -> None:
+    """A signal that begins at 0 s, as far as the axes reach."""
+    time = np.arange(len(mv)) / fs
+    first, last = ax.get_xlim()
+    shown = (time >= first - 1 / fs) & (time <= last + 1 / fs)
+    ax.plot(time[shown], mv[shown], color=colour, lw=lw, zorder=3, clip_on=False, label=label)
 
 
 def _in_microvolts(ax: Axes, factor: float) -> None:
