@@ -12,7 +12,7 @@ import scipy.io
 
 from ecgnb.data.download import find_archive
 from ecgnb.data.records import digest
-from ecgnb.files import write_atomically
+from ecgnb.files import write_text
 from ecgnb.progress import bar
 
 TARGET = Path(__file__).parents[1] / "ecgnb" / "data" / "manifest.csv"
@@ -24,7 +24,7 @@ def main() -> None:
     for name in bar("recordings", archive.records()):
         samples = scipy.io.loadmat(io.BytesIO(archive.read(f"{name}.mat")))["val"][0]
         lines.append(f"{name},{len(samples)},{digest(samples)}")
-    write_atomically(TARGET, lambda path: path.write_text("\n".join(lines) + "\n"))
+    write_text(TARGET, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

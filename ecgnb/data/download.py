@@ -180,8 +180,10 @@ def _received(url: str) -> Iterator[bytes]:
 
     try:
         answer = requests.get(url, stream=True, timeout=CONNECT_SECONDS, headers={"Accept-Encoding": "identity"})
-    except (requests.RequestException, ValueError) as error:
-        raise _unfetched(url, str(error)) from None  # whose traceback would show a password
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _unfetched(url, str(error)) from None  # or a traceback would show a password
+    except (requests.RequestException, ValueError):  # which may quote a password in part
+        raise _unfetched(url, "no valid address, or too many redirections") from None
     with answer:
         if not answer.ok:
             raise _unfetched(url, f"HTTP {answer.status_code} {answer.reason}")
