@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecgnb.data.download import find_archive
 from ecgnb.data.records import digest, read_mat
-from ecgnb.files import write_atomically
+from ecgnb.files import write_text
 from ecgnb.progress import bar
 
 TARGET = Path(__file__).parents[1] / "ecgnb" / "data" / "manifest.csv"
@@ -21,7 +21,7 @@ def main() -> None:
     for name, stem in bar("recordings", archive.records.items()):
         samples = read_mat(archive.read(f"{stem}.mat"), name)[0]
         lines.append(f"{name},{len(samples)},{digest(samples)}")
-    write_atomically(TARGET, lambda path: path.write_text("\n".join(lines) + "\n"))
+    write_text(TARGET, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

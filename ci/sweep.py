@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report
 from ecgnb.evaluation.workers import HERE, Workers, workers
-from ecgnb.files import write_atomically, write_json
+from ecgnb.files import file_errors, write_json, write_text
 from ecgnb.report.runs import read_run
 from ecgnb.training.configuration import overrides
 
@@ -50,8 +50,8 @@ def read_plan(path: Path, only: Sequence[str] = ()) -> Plan:
         name = line.pop("name", None)
         if not name or name in plan or None in line:
             raise EcgnbError(f"{path}: every run needs a name of its own, and a value a column")
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise EcgnbError(f"{path}: {name!r} is no name of a run, which is also its folder's; such as fast-2018")
+        if not re.fullmatch(r"\w[\w.+-]*", name):  # it names a folder, which must lie in that of the runs
+            raise EcgnbError(f"{path}: {name!r} names a run; use letters, digits and . _ + -, no path")
         if unknown := sorted(line.keys() - known):
             raise EcgnbError(f"{path}: no such parameter: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         plan[name] = {key: value for key, value in line.items() if value}
@@ -94,7 +94,7 @@ def sweep(path: Path, folder: Path, only: Sequence[str] = (), workers: Workers =
     failed = [name for name in plan if problems[name]]
     finished = {n: run for n, run in read_plan(path).items() if _is_finished(run, folder / n)}
     table = tidy(finished, folder)
-    write_atomically(folder / TABLE, lambda target: table.to_csv(target, index=False))
+    write_text(folder / TABLE, table.to_csv(index=False))
     if failed:
         raise EcgnbError(f"{len(failed)} of {len(plan)} runs failed: {', '.join(failed)}")
     return table
@@ -110,8 +110,10 @@ def _levels(plan: Plan) -> list[list[str]]:
 
 def _is_finished(run: dict[str, str], folder: Path) -> bool:
     """Whether a run with these very parameters has finished in this folder."""
-    path = folder / FINISHED
-    return path.exists() and json.loads(path.read_text("utf-8")) == run
+    try:
+        return json.loads((folder / FINISHED).read_text("utf-8")) == run
+    except (OSError, ValueError):  # not there, or damaged: run again, it goes on after its last epoch
+        return False
 
 
 def _run(run: tuple[str, str], plan: Plan, folder: Path) -> str:
@@ -127,7 +129,8 @@ def _run(run: tuple[str, str], plan: Plan, folder: Path) -> str:
     start = plan[name].get("START")
     if start in plan:
         parameters["START"] = str(folder / start / "models" / f"{start}.keras")
-    out.mkdir(parents=True, exist_ok=True)
+    with file_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     papermill = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar"]
     papermill += [str(NOTEBOOK), str(out / "notebook.ipynb")]
     for key, value in parameters.items():

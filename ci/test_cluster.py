@@ -142,13 +142,18 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
 
 @pytest.mark.slow
 def test_the_command_writes_the_same_report_on_a_cluster(dask, tmp_path, monkeypatch, capsys):
-    """`--cluster` with the address of a scheduler: JSON and certificates, byte for byte."""
+    """`--cluster` with the address of a scheduler, whose TLS certificates Dask's configuration names: byte for byte."""
     load_all = data.load_data
 
     def load_few(*split, **settings):
         dataset = load_all(*split, **settings)
         return dataset.take(np.argsort(dataset.y, kind="stable")[[0, 1, 2, -20, -1]])
 
+    from dask import config
+
+    tls = dask.client.security
+    client = {"cert": tls.tls_client_cert, "key": tls.tls_client_key}
+    monkeypatch.setitem(config.config["distributed"]["comm"], "tls", {"ca-file": tls.tls_ca_file, "client": client})
     monkeypatch.setattr(data, "load_data", load_few)
     monkeypatch.setitem(BUDGETS, "standard", TINY)
     paths = [str(tmp_path / f"{name}.keras") for name in ("one", "two")]
@@ -165,6 +170,28 @@ def test_the_command_writes_the_same_report_on_a_cluster(dask, tmp_path, monkeyp
     assert [p.read_bytes() for p in here] == [p.read_bytes() for p in there]
     stored = [sorted((tmp_path / w / "cache").glob("*certificate*")) for w in ("here", "dask")]
     assert stored[0] and [p.read_bytes() for p in stored[0]] == [p.read_bytes() for p in stored[1]]
+
+
+def test_nobody_connects_without_the_certificates(dask):
+    """Whoever connects to a scheduler or a worker runs code as its user, and all users can reach a loopback port."""
+    import distributed
+
+    def connects(address: str, security: distributed.Security | None) -> bool:
+        try:
+            distributed.Client(address, timeout="2s", security=security).close()
+        except (OSError, TypeError):
+            return False
+        return True
+
+    scheduler, *others = [dask.client.scheduler.address, *dask.client.scheduler_info()["workers"]]
+    assert connects(scheduler, dask.client.security)
+    others += list(dask.client.run(lambda dask_worker: dask_worker.nanny).values())
+    assert len(others) == 4
+    for address in (scheduler, *others):
+        assert address.startswith("tls://")
+        assert not connects(address.replace("tls://", "tcp://"), None)
+        assert not connects(address, None)
+        assert not connects(address, distributed.Security.temporary())
 
 
 def odd(item: int) -> int:
@@ -202,11 +229,12 @@ def test_a_worker_with_other_code_is_refused(dask):
         dask.client.submit(workers._checked, "another digest", odd, 1).result()
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+@pytest.mark.parametrize("where", ["tcp://127.0.0.1:1", "tls://127.0.0.1:1"])
+def test_a_scheduler_that_does_not_answer_is_named(where, monkeypatch):
     pytest.importorskip("distributed", reason="pip install .[cluster]")
     monkeypatch.setattr(workers, "TIMEOUT", "1s")
-    message = "--cluster tcp://127.0.0.1:1: no Dask scheduler answers"
-    with pytest.raises(EcgnbError, match=message), workers.workers("tcp://127.0.0.1:1"):
+    message = f"--cluster {where}: no Dask scheduler answers"
+    with pytest.raises(EcgnbError, match=message), workers.workers(where):
         pass
 
 

@@ -26,7 +26,7 @@ ORDER = (  # each imports only those before it
     ("notebook", "explore"),
     ("__main__",),
 )
-HEAVY = ("tensorflow", "keras", "pooch", "requests", "IPython", "matplotlib", "wfdb", "jinja2")
+HEAVY = ("tensorflow", "keras", "requests", "IPython", "matplotlib", "wfdb", "jinja2")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

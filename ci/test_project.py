@@ -33,11 +33,23 @@ def test_environment_yml_equals_pyproject():
     assert f"python{requires}" in conda["dependencies"]
 
 
-def test_the_lock_pins_every_dependency():
-    lock = (ROOT / "ci" / "requirements.lock").read_text()
-    for requirement in project_lines("dependencies") + project_lines("test"):
-        name = re.match(r"[A-Za-z0-9-]+", requirement).group()
-        assert re.search(rf"^{name}==", lock, re.M), name
+@pytest.mark.parametrize(
+    ("lock", "sections"), [("requirements", ("dependencies", "test")), ("extras", ("peers", "bench", "cluster"))]
+)
+def test_a_lock_pins_every_dependency_with_the_digests_of_its_files(lock, sections):
+    entries = re.split(r"\n(?=\w)", (ROOT / "ci" / f"{lock}.lock").read_text("utf-8"))[1:]
+    assert all(re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry, re.S) for entry in entries)
+    pinned = {entry.partition("==")[0] for entry in entries}
+    for requirement in (r for section in sections for r in project_lines(section)):
+        assert re.match(r"[A-Za-z0-9-]+", requirement).group().lower() in pinned
+    wanted = [
+        line
+        for line in re.findall(
+            r"pip install(.*)", "".join((ROOT / "ci" / name).read_text("utf-8") for name in ("env.sh", "test", "bench"))
+        )
+        if f"{lock}.lock" in line
+    ]
+    assert wanted and all("--require-hashes" in line for line in wanted)
 
 
 def test_the_top_level_is_what_was_asked_for():

@@ -53,6 +53,7 @@ def test_a_plan_brings_what_a_run_starts_from(plan):
         (PLAN + "one,fast,,1,1,,,\n", [], "a name of its own"),
         (PLAN.replace("fast,one", "fast,three"), [], "two starts from three; put that run above"),
         ("DEFENCE\nfast\n", [], "a name of its own"),
+        *[(PLAN.replace("\none,", f"\n{name},"), [], "no path") for name in ("../x", "/tmp/x", "a/b", "..", "a\\b")],
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(text, only, message, plan, capsys):

@@ -11,7 +11,7 @@ import pandas as pd
 from bench_cluster import million
 
 from ecgnb.evaluation.schema import read_report
-from ecgnb.files import write_atomically
+from ecgnb.files import write_text
 from ecgnb.report import comparison
 from ecgnb.report.runs import read_run, read_runs
 from ecgnb.report.tables import demo_sentence, description, findings_table, markdown
@@ -112,7 +112,7 @@ def with_tables(text: str, tables: dict[str, Callable[[Path], str]], figures: Pa
 def main() -> None:
     for file, tables in PAGES.items():
         text = with_tables((ROOT / file).read_text("utf-8"), tables, ROOT / "figures")
-        write_atomically(ROOT / file, lambda path, text=text: path.write_text(text, "utf-8"))
+        write_text(ROOT / file, text)
 
 
 if __name__ == "__main__":

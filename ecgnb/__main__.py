@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (_add_data, _add_train, _add_evaluate, _add_transfer, _add_results):
         add(commands)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show ε shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = parser.parse_args(arguments)
         options.run(options)
@@ -146,7 +150,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
-    from ecgnb.files import write_atomically
+    from ecgnb.files import write_text
     from ecgnb.report.page import page
     from ecgnb.report.tables import headline
 
@@ -173,7 +177,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     write_report(path, report)
     html = path.with_suffix(".html")
-    write_atomically(html, lambda target: target.write_text(page(report), "utf-8"))
+    write_text(html, page(report))
     print(dataset.title)
     for what, number in headline(report).items():
         print(f"{what}: {number}")

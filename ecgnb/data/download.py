@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 import zipfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import platformdirs
 
 from ecgnb.data.archive import Archive
 from ecgnb.errors import EcgnbError
+from ecgnb.files import file_digest, file_errors, write_atomically, write_text
+from ecgnb.progress import bar
 
 PHYSIONET = "https://physionet.org/files/challenge-2017/1.0.0/"
 LABELS_V3 = "REFERENCE-v3.csv"
@@ -20,6 +26,7 @@ LAYOUTS = {
     "validation": ("sample2017.zip", "sample2017", "validation_data", "validation"),
 }
 CONNECT_SECONDS = 10  # no answer within this time counts as "no network"
+PATIENCE_SECONDS, SLOWEST = 60, 10_000  # a download may take so long, and a second for so many bytes
 
 
 class NoRecordings(EcgnbError):
@@ -28,13 +35,9 @@ class NoRecordings(EcgnbError):
 
 def cache_dir() -> Path:
     """Folder for downloads and array caches: `ECGNB_CACHE`, else the system's cache folder."""
-    place = os.environ.get("ECGNB_CACHE")
-    if not place:
-        import pooch
-
-        place = pooch.os_cache("ecgnb")
-    path = Path(place)
-    path.mkdir(parents=True, exist_ok=True)
+    path = Path(os.environ.get("ECGNB_CACHE") or platformdirs.user_cache_dir("ecgnb"))
+    with file_errors(path, "ECGNB_CACHE names another folder"):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -73,46 +76,113 @@ def _mirror() -> Path | str:
     if mirror.startswith(("http://", "https://")):
         return mirror.rstrip("/") + "/"
     if not Path(mirror).is_dir():
-        raise EcgnbError(f"ECGNB_MIRROR={mirror}: no such folder; unset it or name an existing one")
+        raise EcgnbError(f"ECGNB_MIRROR={_shown(mirror)}: no such folder; unset it or name an existing one")
     return Path(mirror).resolve()
 
 
 def _download(name: str, sha256: str | None = None) -> Path:
-    """Path of `name` in the cache, fetched first if need be; a broken download is never kept.
+    """Path of `name` in the cache, fetched first if it is not there whole.
 
-    pooch downloads to a temporary name and renames. The zips have no published digest (each recording
-    is verified against the manifest instead), so their own check sums are tested here.
+    Only what passed the test gets its name. The zips have no published digest (each recording is verified against
+    the manifest instead), so their own check sums are tested. The test is noted beside the file, since it takes
+    a second, with the size and the time of the file that it belongs to.
     """
     target = cache_dir() / "files" / name
-    if target.exists():
+    note = target.with_name(f"{name}.tested")
+    if note.exists() and note.read_text("utf-8") == _stamp(target):
         return target
-    import pooch  # here, so that whoever has the recordings does not wait for it
-    import requests
-
-    mirror = _mirror()
-    base = mirror if isinstance(mirror, str) else PHYSIONET
-    try:
-        requests.head(base + name, timeout=CONNECT_SECONDS, allow_redirects=True)
-        fetcher = pooch.create(target.parent, base, registry={name: sha256}, retry_if_failed=3)
-        http = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_SECONDS)
-        fetcher.fetch(name, downloader=http, processor=_whole_zip)
-    except (requests.RequestException, ValueError) as error:
-        target.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0][:160]
-        raise NoRecordings(
-            f"{base}{name} cannot be fetched ({reason}). Set ECGNB_MIRROR to a folder that holds "
-            f'{name}, or use DATA="demo" for the synthetic set.'
-        ) from error
+    if not target.exists() or _fault(target, sha256):
+        mirror = _mirror()
+        url = f"{mirror if isinstance(mirror, str) else PHYSIONET}{name}"
+        try:
+            _fetch(url, target, sha256)
+        except _Broken:
+            _fetch(url, target, sha256, last=True)
+    write_text(note, _stamp(target))
     return target
 
 
-def _whole_zip(path: str, action: str, _: Any) -> str:
-    """pooch processor: accept a fresh zip only if every member's check sum holds."""
-    if action != "fetch" and path.endswith(".zip"):
-        try:
-            broken = zipfile.ZipFile(path).testzip()
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is not a zip file") from error
-        if broken:
-            raise ValueError(f"{path} is damaged at {broken}")
-    return path
+class _Broken(Exception):
+    """A download that came, but not whole; worth another try."""
+
+
+def _fetch(url: str, target: Path, sha256: str | None, last: bool = False) -> None:
+    """Fetch a file; it gets its name only if it passes the test. Raises NoRecordings, or _Broken before the last try."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for piece in _received(url):
+                file.write(piece)
+        fault = _fault(temporary, sha256)
+        if fault:
+            raise _Broken(f"what came is {fault}")
+
+    try:
+        write_atomically(target, write)
+    except _Broken as error:
+        if not last:
+            raise
+        raise _unfetched(url, str(error)) from None
+
+
+def _received(url: str) -> Iterator[bytes]:
+    """A URL's content, as it comes. Raises NoRecordings if there is none, _Broken if it ends early or hardly flows."""
+    import requests  # here, so that whoever has the recordings does not wait for it
+    import urllib3
+
+    try:
+        answer = requests.get(url, stream=True, timeout=CONNECT_SECONDS, headers={"Accept-Encoding": "identity"})
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _unfetched(url, str(error)) from None  # or a traceback would show a password
+    except (requests.RequestException, ValueError):  # which may quote a password in part
+        raise _unfetched(url, "no valid address, or too many redirections") from None
+    with answer:
+        if not answer.ok:
+            raise _unfetched(url, f"HTTP {answer.status_code} {answer.reason}")
+        begun, got = time.monotonic(), 0
+        text = f"fetching {PurePosixPath(url).name}"
+        with bar(text, total=answer.raw.length_remaining, unit="B", unit_scale=True) as progress:
+            while True:
+                try:
+                    piece = answer.raw.read1(1 << 16)  # what has come, without waiting for more
+                except (OSError, urllib3.exceptions.HTTPError) as error:
+                    raise _Broken(str(error)) from None
+                if not piece:
+                    break
+                got += len(piece)
+                progress.update(len(piece))
+                yield piece
+                if time.monotonic() - begun > PATIENCE_SECONDS + got / SLOWEST:
+                    raise _unfetched(url, f"only {got} bytes in {time.monotonic() - begun:.0f} s")
+
+
+def _unfetched(url: str, reason: str) -> NoRecordings:
+    reason = reason.splitlines()[0][:160] if reason else "no reason given"
+    return NoRecordings(
+        f"{_shown(url)} cannot be fetched ({_shown(reason)}). Set ECGNB_MIRROR to a folder that holds "
+        f'{PurePosixPath(url).name}, or use DATA="demo" for the synthetic set.'
+    )
+
+
+def _shown(text: str) -> str:
+    """A text without the user and the password of the URLs in it."""
+    return re.sub("//.*@", "//", text)
+
+
+def _stamp(path: Path) -> str:
+    """What changes when a file does; "" if there is none."""
+    return f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" if path.is_file() else ""
+
+
+def _fault(path: Path, sha256: str | None) -> str:
+    """What is wrong with a downloaded file, or nothing: its digest if it is known, else a zip of recordings, whole."""
+    if sha256:
+        return "" if file_digest(path) == sha256 else "not the published file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith(".mat") for name in archive.namelist()):
+                return "a zip without recordings"
+            broken = archive.testzip()
+            return f"damaged at {broken}" if broken else ""
+    except Exception as error:  # zipfile raises many kinds for bytes that are no zip
+        return f"no zip file ({error})"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ecgnb.files import write_atomically
+from ecgnb.files import sealed, write_sealed
 
 PACKAGE = Path(__file__).parents[1]
 # What decides the examples that an attack finds …
@@ -50,22 +51,28 @@ def code_digest(modules: tuple[str, ...] = SEARCHES) -> str:
 
 
 def cached(folder: Path, name: str, key: dict, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What `make` returns, from `folder` if it was made before for the same key.
+    """What `make` returns, from `folder` if it was made before for the same key, and its file is whole.
 
     key : everything that decides the result, besides this package's code, which is added; it names the file, so
     that nothing is ever taken for something else. name : the readable part of the file's name.
     """
-    path = file_of(folder, name, key)
-    if not path.exists():
-        arrays = make()
+    found = stored(folder, name, key)
+    if found is not None:
+        return found
+    arrays = {part: np.asarray(array) for part, array in make().items()}
 
-        def write(target: Path) -> None:
-            with target.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    def write(target: Path) -> None:
+        with target.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
-        write_atomically(path, write)
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
+    write_sealed(file_of(folder, name, key), write)
+    return arrays
+
+
+def stored(folder: Path, name: str, key: dict) -> dict[str, np.ndarray] | None:
+    """A result of `cached`, or None if it was not made yet, or its file is damaged."""
+    content = sealed(file_of(folder, name, key))
+    return None if content is None else dict(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 def file_of(folder: Path, name: str, key: dict) -> Path:

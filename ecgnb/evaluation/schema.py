@@ -18,7 +18,7 @@ from ecgnb.attacks.result import AttackResult
 from ecgnb.attacks.threats import Goal
 from ecgnb.errors import EcgnbError
 from ecgnb.files import write_json
-from ecgnb.metrics import Estimate, rate
+from ecgnb.metrics import Estimate, confusion, rate
 from ecgnb.models.classifier import UNDEFINED
 
 SCHEMA = 1  # raise when a field changes its name or meaning
@@ -190,7 +190,8 @@ def read_report(path: Path) -> Report:
 
 
 def from_json(stored: dict[str, Any]) -> Report:
-    """A report from plain values; raises ValueError for another schema, KeyError or TypeError for other fields."""
+    """A report from plain values; raises ValueError for another schema, or numbers that do not belong
+    together, KeyError or TypeError for other fields."""
     if stored.get("schema") != SCHEMA:
         raise ValueError(f"schema {stored.get('schema')}, expected {SCHEMA}")
     parts = stored | {
@@ -199,4 +200,9 @@ def from_json(stored: dict[str, Any]) -> Report:
         "conditions": {key: Condition(**c) for key, c in stored["conditions"].items()},
         "checks": [Check(**check) for check in stored["checks"]],
     }
-    return Report(**parts)
+    report = Report(**parts)
+    for key, condition in report.conditions.items():
+        counts = confusion(report.y, report.predicted(key), len(report.classes))
+        if len(report.records) != len(report.labels) or counts.tolist() != condition.scores["confusion"]:
+            raise ValueError(f"the scores of {key} are not those of its predictions")
+    return report

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TypeVar
@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.cache import cached, code_digest, file_of
+from ecgnb.evaluation.cache import cached, code_digest, stored
 from ecgnb.progress import bar
 
 T = TypeVar("T")
@@ -173,17 +173,15 @@ def map_cached(
     entries : (name, key) of each item, by which `cache.cached` stores its result in `folder` as soon as
     it is finished. Only this process writes there.
     """
-    missing = [i for i, entry in enumerate(entries) if not file_of(folder, *entry).exists()]
-    workers.map(
-        function,
-        [items[i] for i in missing],
-        shared=shared,
-        text=text if missing else "",
-        done=lambda j, arrays: cached(folder, *entries[missing[j]], lambda: arrays),
-    )
-    return [
-        cached(folder, *entry, partial(function, item, *shared)) for entry, item in zip(entries, items, strict=True)
-    ]
+    found = [stored(folder, *entry) for entry in entries]
+    missing = [i for i, result in enumerate(found) if result is None]
+
+    def store(j: int, arrays: dict[str, np.ndarray]) -> None:
+        found[missing[j]] = cached(folder, *entries[missing[j]], lambda: arrays)
+
+    work = [items[i] for i in missing]
+    workers.map(function, work, shared=shared, text=text if missing else "", done=store)
+    return [result for result in found if result is not None]
 
 
 @contextmanager
@@ -191,8 +189,9 @@ def workers(where: str) -> Iterator[Workers]:
     """The workers that a `--cluster` option names, for as long as the context is open.
 
     where : "" for this process; "local:4" for four processes that share this machine's cores, "local" for
-    one a core; or the address of a scheduler, such as "tcp://10.0.0.5:8786", whose workers have this
-    package installed. Raises EcgnbError without Dask, or if no scheduler answers.
+    one a core; or the address of a scheduler, such as "tls://10.0.0.5:8786", whose workers have this
+    package installed, and whose certificates are those of Dask's configuration. Raises EcgnbError without Dask, or
+    if no scheduler answers.
     """
     if not where:
         yield HERE
@@ -201,6 +200,7 @@ def workers(where: str) -> Iterator[Workers]:
     if where.startswith("local") and not local:
         raise EcgnbError(f"--cluster {where}: expected local, or local:N with a number of processes, such as local:4")
     try:
+        import cryptography  # noqa: F401  # by which a local cluster is encrypted
         import distributed
     except ImportError as error:
         raise EcgnbError(f"--cluster needs Dask ({error}); install it: pip install 'ecgnb[cluster]'") from error
@@ -210,19 +210,24 @@ def workers(where: str) -> Iterator[Workers]:
         return
     try:
         client = distributed.Client(where, timeout=TIMEOUT)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
         raise EcgnbError(
             f"--cluster {where}: no Dask scheduler answers there ({error}); give local, local:N or "
-            "the address that `dask scheduler` prints"
+            "the address that `dask scheduler` prints (tls:// needs certificates: ci/CLUSTER.md)"
         ) from error
     with client:
         yield _ready(client)
 
 
 def local_cluster(processes: int = 0, threads: int = 0) -> Any:
-    """A `LocalCluster` of worker processes: by default one a core, each with its share of the cores."""
+    """A `LocalCluster` of worker processes: by default one a core, each with its share of the cores.
+
+    Only who has its certificates, made anew and never stored, can connect: whoever can, runs code as you, and a port
+    of this machine is open to all its users.
+    """
     from dask.system import CPU_COUNT
     from distributed import LocalCluster
+    from distributed.security import Security
 
     processes = processes or CPU_COUNT
     share = str(threads or max(1, CPU_COUNT // processes))
@@ -236,6 +241,7 @@ def local_cluster(processes: int = 0, threads: int = 0) -> Any:
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # else the first worker takes all of a GPU's memory
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         },
+        security=Security.temporary(),
         dashboard_address="127.0.0.1:0",
         preload=[__name__],  # for `dask_setup`, in every worker as it starts
     )

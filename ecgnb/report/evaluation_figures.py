@@ -190,6 +190,8 @@ def spectra_figure(spectra: Mapping[str, tuple[np.ndarray, np.ndarray]], subtitl
     nyquist = next(iter(spectra.values()))[0][-1]
     rounding = 1 / 12 / nyquist  # µV²/Hz, noise of rounding to 1 µV: no recording has less
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
     ax.set(xlim=(-1.5, nyquist), xlabel="frequency, Hz")
     ax.set_ylim(bottom=max(ax.get_ylim()[0], rounding / 10))
     style.tidy(ax, "power spectral density, µV²/Hz")

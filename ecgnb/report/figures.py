@@ -389,6 +389,7 @@ def microvolts_figure(sd_uv: Mapping[str, np.ndarray], epsilon: float, subtitle:
     ax.set_xscale("log")
     ax.set(xlabel="µV", ylim=(0, 1))
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     style.tidy(ax, "share of recordings")
     style.legend_below(fig)
     return fig

@@ -28,7 +28,8 @@ from ecgnb.metrics import Estimate
 DPI = 150
 SIZES = {"font.size": 10, "axes.titlesize": 10, "figure.titlesize": 11}
 SIZES |= dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"], 9)
-styled = style.context(["default", SIZES])  # around everything that draws
+NO_MATHS = {"text.parse_math": False}  # a name with two dollar signs is no formula
+styled = style.context(["default", SIZES | NO_MATHS])  # around everything that draws
 COLOURS = {"clean": "#222222", "attacked": "#d55e00", "baseline": "#0173b2", "static": "#de8f05"}
 COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161"}
 NOISE_COLOUR = "#777777"

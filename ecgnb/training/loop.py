@@ -7,11 +7,13 @@ checkpoint ends with the same weights as an unbroken one.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,16 @@ from tqdm import tqdm
 
 from ecgnb.data.dataset import Dataset, class_weights
 from ecgnb.errors import EcgnbError
-from ecgnb.files import write_atomically
+from ecgnb.files import (
+    array_digest,
+    file_digest,
+    file_errors,
+    locked,
+    remove_half_written,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from ecgnb.models import network
 from ecgnb.models.devices import distribution
 from ecgnb.models.files import load_model, save_model
@@ -32,6 +43,8 @@ from ecgnb.training.selection import dev_scores, first_of_each_class, robust_sco
 from ecgnb.training.step import StepBar, fit_function, recompute_statistics, seed_dropout, synchronise_batch_norm
 
 ATTACKED_PER_CLASS = 40  # recordings of dev of each class; more would cost more than an epoch
+SELECTED, HISTORY = "selected.keras", "history.csv"
+ANEW = "use RESUME=False (--fresh) to start anew, or another folder"
 STATISTICS_RECORDINGS = 256  # enough: the shortest layer still averages 256 x 35 values a channel
 
 
@@ -54,65 +67,70 @@ def train(
         for symbol in ("A", "N"):  # the attack and the scores on dev are about these
             if not len(fold.of_class(symbol)):
                 raise EcgnbError(f"{fold.title}: no recording of class {symbol}; training needs some of A and N")
-    folder.mkdir(parents=True, exist_ok=True)
-    model, history = open_run(config, train_set, folder, start, resume)
-    classifier = KerasClassifier(model, config.batch_size, classes=train_set.classes, fs=train_set.fs)
-    defence = BY_NAME[config.defence](config, train_set, classifier, start)
-    fit = fit_function(model, config.batch_size, defence.copies)
-    subset = first_of_each_class(dev_set, ATTACKED_PER_CLASS)
-    began, epochs_before = time.monotonic(), len(history)
+    with locked(folder):
+        remove_half_written(folder)
+        model, history = open_run(config, train_set, dev_set, folder, start, resume)
+        classifier = KerasClassifier(model, config.batch_size, classes=train_set.classes, fs=train_set.fs)
+        defence = BY_NAME[config.defence](config, train_set, classifier, start)
+        fit = fit_function(model, config.batch_size, defence.copies)
+        subset = first_of_each_class(dev_set, ATTACKED_PER_CLASS)
+        began, epochs_before = time.monotonic(), len(history)
 
-    for epoch in range(epochs_before, config.epochs):
-        rng = np.random.default_rng([config.seed, epoch])
-        seed_dropout(model, config.seed, epoch)
-        loss, trained_on = run_epoch(fit, defence, rng, f"epoch {epoch + 1}/{config.epochs}")
-        if config.statistics == "recomputed":
-            recompute_statistics(model, trained_on, config.batch_size)
-        row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set)
-        if config.defence != "baseline":
-            row |= robust_scores(classifier, dev_set, subset, config)
-            row |= defence.own_scores(subset, history, row)
-        row["criterion"] = defence.criterion(row)
-        if not math.isfinite(row["criterion"]):
-            raise EcgnbError(
-                f"epoch {epoch + 1}: the criterion of selection is {row['criterion']}: no AF in the dev fold?"
-            )
-        history.append(row)
-        if config.select == "last" or row["criterion"] == max(r["criterion"] for r in history):
-            save_model(model, folder / "selected.keras")
-        _save_epoch(model, history, folder)
-        seconds_an_epoch = (time.monotonic() - began) / (len(history) - epochs_before)
-        _print_epoch(row, config.epochs, seconds_an_epoch * (config.epochs - len(history)))
+        for epoch in range(epochs_before, config.epochs):
+            rng = np.random.default_rng([config.seed, epoch])
+            seed_dropout(model, config.seed, epoch)
+            loss, trained_on = run_epoch(fit, defence, rng, f"epoch {epoch + 1}/{config.epochs}")
+            if config.statistics == "recomputed":
+                recompute_statistics(model, trained_on, config.batch_size)
+            row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set)
+            if config.defence != "baseline":
+                row |= robust_scores(classifier, dev_set, subset, config)
+                row |= defence.own_scores(subset, history, row)
+            row["criterion"] = defence.criterion(row)
+            if not math.isfinite(row["criterion"]):
+                raise EcgnbError(
+                    f"epoch {epoch + 1}: the criterion of selection is {row['criterion']}: no AF in the dev fold?"
+                )
+            history.append(row)
+            _save_epoch(model, history, config, folder)
+            seconds_an_epoch = (time.monotonic() - began) / (len(history) - epochs_before)
+            _print_epoch(row, config.epochs, seconds_an_epoch * (config.epochs - len(history)))
 
-    return load_model(folder / "selected.keras"), pd.DataFrame(history)
+        return load_model(folder / SELECTED), pd.DataFrame(history)
 
 
 def open_run(
-    config: TrainingConfig, train_set: Dataset, folder: Path, start: keras.Model | None, resume: bool
+    config: TrainingConfig, train_set: Dataset, dev_set: Dataset, folder: Path, start: keras.Model | None, resume: bool
 ) -> tuple[keras.Model, list[dict]]:
     """The compiled model and the history so far: from the folder's checkpoint, or fresh."""
     settings = dataclasses.asdict(config) | {
-        "recordings": f"{train_set.title}, protocol {train_set.protocol}, {len(train_set)} recordings"
+        "recordings": f"{train_set.title}, protocol {train_set.protocol}, {len(train_set)} recordings",
+        "digests": {
+            "training recordings": _recordings_digest(train_set),
+            "dev recordings": _recordings_digest(dev_set),
+            "start model": array_digest(*start.get_weights()) if start is not None else "",
+        },
     }
     checkpoints = sorted(folder.glob("checkpoint-*.keras"))
     if resume and checkpoints:
         _check_settings(settings, folder)
+        history, selected = _read_record(checkpoints[-1])
         model = _compiled(config, train_set)
         with distribution():
             restore(model, checkpoints[-1])
-        epoch = int(checkpoints[-1].stem.split("-")[1])
-        # The history is written before the checkpoint, so a kill between the two leaves a row too many.
-        history = pd.read_csv(folder / "history.csv")[:epoch].to_dict("records")
-        tqdm.write(f"{folder}: going on after epoch {epoch} of {config.epochs}")
+        if not _is_selected(history, config) and file_digest(folder / SELECTED) != selected:
+            raise EcgnbError(f"{folder / SELECTED}: damaged or absent; {ANEW}")
+        _finish_epoch(model, history, config, folder)
+        tqdm.write(f"{folder}: going on after epoch {len(history)} of {config.epochs}")
         return model, history
-    for old in checkpoints:
-        old.unlink()
+    with file_errors(folder):
+        for old in [*checkpoints, *folder.glob("checkpoint-*.json"), folder / SELECTED, folder / HISTORY]:
+            old.unlink(missing_ok=True)
     keras.utils.set_random_seed(config.seed)
     model = _compiled(config, train_set)
     if start is not None:
         model.set_weights(start.get_weights())
-    text = json.dumps(settings, indent=1)
-    write_atomically(folder / "config.json", lambda path: path.write_text(text))
+    write_json(folder / "config.json", settings)
     return model, []
 
 
@@ -152,17 +170,24 @@ def run_epoch(
     return float(np.dot(losses, np.divide(sizes, sum(sizes)))), np.concatenate(first_rows)
 
 
+def _recordings_digest(dataset: Dataset) -> str:
+    return array_digest(dataset.names, dataset.y, *dataset.signals)
+
+
 def _check_settings(settings: dict, folder: Path) -> None:
-    """Raise EcgnbError if the checkpoint in `folder` was made with other settings."""
+    """Raise EcgnbError if the checkpoint in `folder` was made with other settings, recordings or start."""
+    path = folder / "config.json"
     # A setting that came after the run began had its default.
-    stored = {setting.name: setting.default for setting in dataclasses.fields(TrainingConfig)}
-    stored |= json.loads((folder / "config.json").read_text())
-    changed = [key for key, value in settings.items() if stored.get(key) != value]
+    stored: dict[str, Any] = {setting.name: setting.default for setting in dataclasses.fields(TrainingConfig)}
+    try:
+        stored |= json.loads(path.read_text("utf-8"))
+        before = stored | stored["digests"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EcgnbError(f"{path}: cannot be read as the settings of its checkpoint ({error!r}); {ANEW}") from error
+    now = settings | settings["digests"]
+    changed = [key for key, value in now.items() if key != "digests" and before.get(key) != value]
     if changed:
-        raise EcgnbError(
-            f"{folder}: its checkpoint was made with other settings ({', '.join(changed)}); "
-            "use RESUME=False to start anew, or another folder"
-        )
+        raise EcgnbError(f"{folder}: its checkpoint was made with other settings ({', '.join(changed)}); {ANEW}")
 
 
 def _optimizer(config: TrainingConfig, recordings: int) -> keras.optimizers.Optimizer:
@@ -177,15 +202,50 @@ def _optimizer(config: TrainingConfig, recordings: int) -> keras.optimizers.Opti
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
 
 
-def _save_epoch(model: keras.Model, history: list[dict], folder: Path) -> None:
-    """Save the history, then the checkpoint, each atomically."""
-    table = pd.DataFrame(history)
-    write_atomically(folder / "history.csv", lambda path: table.to_csv(path, index=False))
+def _save_epoch(model: keras.Model, history: list[dict], config: TrainingConfig, folder: Path) -> None:
+    """Save the checkpoint with its record; all else can be made from them, if the process is killed before it is."""
     checkpoint = folder / f"checkpoint-{len(history):04d}.keras"
-    write_atomically(checkpoint, model.save)
-    for old in folder.glob("checkpoint-*.keras"):
-        if old != checkpoint:
-            old.unlink()
+
+    def save(target: Path) -> None:
+        model.save(target)
+        record = {"history": history, "selected": file_digest(folder / SELECTED)}
+        record["sha256"] = _record_digest(record, target)
+        write_text(checkpoint.with_suffix(".json"), json.dumps(record))
+
+    write_atomically(checkpoint, save)
+    _finish_epoch(model, history, config, folder)
+
+
+def _finish_epoch(model: keras.Model, history: list[dict], config: TrainingConfig, folder: Path) -> None:
+    """What follows from a checkpoint: the selected model, the history as a table; older checkpoints are removed."""
+    if _is_selected(history, config):
+        save_model(model, folder / SELECTED)
+    write_text(folder / HISTORY, pd.DataFrame(history).to_csv(index=False))
+    with file_errors(folder):
+        for old in folder.glob("checkpoint-*"):
+            if old.stem != f"checkpoint-{len(history):04d}":
+                old.unlink()
+
+
+def _is_selected(history: list[dict], config: TrainingConfig) -> bool:
+    """Whether the last epoch is the selected one so far."""
+    return config.select == "last" or history[-1]["criterion"] == max(row["criterion"] for row in history)
+
+
+def _read_record(checkpoint: Path) -> tuple[list[dict], str]:
+    """The history up to a checkpoint, and the digest of the selected model before it; EcgnbError if damaged."""
+    try:
+        record = json.loads(checkpoint.with_suffix(".json").read_text("utf-8"))
+        if record.pop("sha256") == _record_digest(record, checkpoint):
+            return record["history"], record["selected"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # the error below names both files
+    raise EcgnbError(f"{checkpoint}: damaged, or not of the .json beside it; {ANEW}")
+
+
+def _record_digest(record: dict, checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint and of the rest of its record."""
+    return hashlib.sha256((file_digest(checkpoint) + json.dumps(record)).encode()).hexdigest()
 
 
 PRINTED = {  # column of the history -> its short name in the line of an epoch
