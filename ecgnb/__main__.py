@@ -156,8 +156,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = named_model(options.model)
     other = options.surrogate or ("adaptive" if model.name == "baseline" else "baseline")
     surrogate = named_model(other)
-    if surrogate.digest == model.digest:
-        raise EcgnbError(f"--surrogate {other} has the weights of {options.model} itself; name another model")
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
