@@ -239,7 +239,6 @@ TRAIN, EVALUATE = "train fast {tmp}/run --data demo --epochs 1", "evaluate basel
         (f"{EVALUATE} --data demo --split ''", "split=''"),
         (f"{EVALUATE} --suite quik", "invalid choice: 'quik'"),
         (f"{EVALUATE} --data demo --surrogate nowhere", "nowhere.keras: no such model"),
-        (f"{EVALUATE} --data demo --surrogate baseline", "has the weights of baseline itself"),
         *[(f"{EVALUATE} --seed {seed}", f"--seed='{seed}': expected") for seed in ("-1", "x", "0.5", "4294967296")],
         (f"{EVALUATE} --data nowhere", "DATA='nowhere'"),
         (f"{EVALUATE} --data {{few}}", "no recording of class A"),

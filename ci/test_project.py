@@ -34,7 +34,8 @@ def test_environment_yml_equals_pyproject():
 
 
 @pytest.mark.parametrize(
-    ("lock", "sections"), [("requirements", ("dependencies", "test")), ("extras", ("peers", "bench", "cluster", "site", "browser"))]
+    ("lock", "sections"),
+    [("requirements", ("dependencies", "test")), ("extras", ("peers", "bench", "cluster", "site", "browser"))],
 )
 def test_a_lock_pins_every_dependency_with_the_digests_of_its_files(lock, sections):
     entries = re.split(r"\n(?=\w)", (ROOT / "ci" / f"{lock}.lock").read_text("utf-8"))[1:]
@@ -45,7 +46,8 @@ def test_a_lock_pins_every_dependency_with_the_digests_of_its_files(lock, sectio
     wanted = [
         line
         for line in re.findall(
-            r"pip install(.*)", "".join((ROOT / "ci" / name).read_text("utf-8") for name in ("env.sh", "test", "bench", "site"))
+            r"pip install(.*)",
+            "".join((ROOT / "ci" / name).read_text("utf-8") for name in ("env.sh", "test", "bench", "site")),
         )
         if f"{lock}.lock" in line
     ]

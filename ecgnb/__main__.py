@@ -160,8 +160,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
     model, *others = named_models(list(dict.fromkeys([options.model, other])))
     surrogate = others[0] if others else model
-    if surrogate.digest == model.digest:
-        raise EcgnbError(f"--surrogate {other} has the weights of {options.model} itself; name another model")
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     check_free(path, model.digest)
     with workers(options.cluster) as computing:

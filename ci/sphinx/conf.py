@@ -14,6 +14,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[2]
+ATTACK = ROOT / "out" / "attack.html"  # made by ci/interactive.py
 
 project = "Small changes, big errors"
 author = "the authors of ecgnb"
@@ -44,7 +45,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 templates_path = ["templates"]
-html_extra_path = ["index.html"]
+html_extra_path = ["index.html"] + [str(ATTACK)] * ATTACK.exists()
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
@@ -70,6 +71,19 @@ class CommandHelp(SphinxDirective):
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         text = f"$ {self.arguments[0]}\n{done.stdout}"
         return [nodes.literal_block(text, text, language="text")]
+
+
+class AttackPage(SphinxDirective):
+    """A link to the interactive page, or how to make it: `{attack}`."""
+
+    def run(self):
+        text = (
+            "To touch an attack without Python, make a page with sliders: `python ci/interactive.py out/attack.html`."
+        )
+        if ATTACK.exists():
+            text = '<p><a href="../attack.html">Touch an attack</a>: drag ε, and see what four recordings become.</p>'
+            return [nodes.raw("", text, format="html")]
+        return self.parse_text_to_nodes(text)
 
 
 class Modules(SphinxDirective):
@@ -128,6 +142,7 @@ def as_slides(app, pagename, templatename, context, doctree):
 def setup(app):
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math, None))
     app.add_directive("command", CommandHelp)
+    app.add_directive("attack", AttackPage)
     app.add_directive("modules", Modules)
     app.connect("autodoc-process-docstring", as_rst)
     app.add_post_transform(FigureAlt)
