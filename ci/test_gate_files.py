@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import fuzz_files
@@ -27,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, ecg, header, mat_bytes, small_network
+from test_sweep import made_up_report
 
 from ecgnb import files
 from ecgnb.data import download
@@ -35,7 +37,8 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import workers
 from ecgnb.evaluation.cache import cached
 from ecgnb.models import network
-from ecgnb.report import style
+from ecgnb.report import figures, style
+from ecgnb.report.page import page
 from ecgnb.training import loop
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.selection import first_of_each_class
@@ -467,10 +470,14 @@ def test_a_name_with_dollars_is_no_formula():
     """A broken formula would raise as the figure is drawn, a whole one be set in italics."""
     names = {"a$b_1$", "$\\frac$", "x_1^2"}
     curve = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "criterion": [0.1, 0.2]})
-    from ecgnb.report import figures
-
     figure = figures.learning_curves(dict.fromkeys(names, curve), "$\\frac$", dict.fromkeys(names, 1))
     assert style.png(figure)
+
+
+def test_a_name_with_tags_is_escaped():
+    report = made_up_report()
+    html = page(replace(report, about=replace(report.about, model="<script>alert(1)</script> $\\frac$")))
+    assert "<script>" not in html and "&lt;script&gt;" in html
 
 
 # ---- kill −9 ----
