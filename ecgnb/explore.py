@@ -17,7 +17,7 @@ from ecgnb.attacks.result import check_positive
 from ecgnb.attacks.threats import AttackProblem, Goal, Threat
 from ecgnb.data.dataset import Dataset
 from ecgnb.errors import EcgnbError
-from ecgnb.models.classifier import Classifier, softmax
+from ecgnb.models.classifier import Classifier, predicted_classes, softmax
 from ecgnb.report import figures, style
 from ecgnb.report.tables import class_name
 
@@ -67,7 +67,7 @@ def verdict(goal: Goal, y: int, clean: np.ndarray, attacked: np.ndarray, classes
     y : the label; clean, attacked : (classes,) logits. "AF at 0.97 → normal at 0.88: the attack reaches its goal."
     """
     logits = np.stack([clean, attacked])
-    before, after = logits.argmax(axis=1)
+    before, after = predicted_classes(logits)
     words = " → ".join(f"{class_name(classes[p.argmax()])} at {p.max():.2f}" for p in softmax(logits))
     if (clean == attacked).all():
         return f"{words.split(' → ')[0]}: nothing is perturbed yet."
