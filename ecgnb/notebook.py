@@ -17,6 +17,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from ecgnb import values
+from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe
@@ -48,6 +49,7 @@ ALLOWED: dict[str, values.Allowed] = {s.name.upper(): s.metadata["allowed"] for 
     "TRAIN_ITER": values.COUNT,
     "RESTARTS": values.COUNT,
     "SUITE": tuple(BUDGETS),
+    "TARGET": (*CLASSES, ""),  # the attacked class is refused by `Threat`
 }
 MAY_BE_EMPTY = {"TARGET", "OTHER_SEEDS", "HISTORIES"}
 
@@ -161,9 +163,9 @@ def load_or_train(
 def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], alt: str, **numbers: Any) -> None:
     """Show a figure under a notebook cell, and write it as PNG with its numbers and its source as JSON beside it.
 
-    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written. alt : one sentence that says
-    what the figure shows, shown below it and read by screen readers. An `img` element carries it, since Jupyter and
-    nbconvert leave out the alternative text of an image/png output.
+    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written.
+    alt : one sentence that says what the figure shows, shown below it and read by screen readers. An `img` element
+    carries it, since Jupyter and nbconvert leave out the alternative text of an image/png output.
     """
     if isinstance(source, About):
         source = {"about": asdict(source)}

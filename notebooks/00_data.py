@@ -186,9 +186,10 @@ print(balance)
 # - that the same ε in z-units is a different voltage for every patient;
 # - that all 300 validation recordings are also training recordings, and how the default protocol avoids this leak.
 #
-# **Questions.** (1) Set `LABELS="v0"`. How many validation labels change, and in which classes? (2) Set `FULL=True`.
-# Which class gains most between the label versions, and why might that be? (3) A network could learn to recognise
-# the padding. Would that matter more for AF or for normal recordings? Use the table of lengths.
+# **Questions.** (1) Load the labels v0 beside those of the notebook (exercise 1). How many differ, and between which
+# classes? Why do the class counts alone not tell? (2) Set `FULL=True`. Which class gains most between the label
+# versions, and why might that be? (3) A network could learn to recognise the padding. Would that matter more for AF or
+# for normal recordings? Use the table of lengths.
 
 # %% [markdown]
 # ## Exercises

@@ -20,22 +20,19 @@ MAX_ITER = 20  # the PGD steps shown first, at most 40
 OUT = "out"  # folder for figures; a relative path counts from the repository's root
 
 # %%
-from dataclasses import asdict
 
 import numpy as np
-from IPython.display import display
 
-from ecgnb import load_data, load_model, notebook
-from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb import load_data, notebook
+from ecgnb.evaluation.engine import describe, named_models
 from ecgnb.explore import Explorer
-from ecgnb.report import style
 
 out = notebook.start(OUT)
 
 # %%
 dataset = load_data(SPLIT, labels=LABELS, data=DATA, bad=BAD)
-paths = [notebook.resolve(name) for name in MODELS.split()]
-classifiers = {path.stem: from_keras(load_model(path), path.stem).classifier for path in paths}
+models = named_models([notebook.resolve(name) for name in MODELS.split()])
+classifiers = {model.name: model.classifier for model in models}
 print(dataset.title, "·", *classifiers)
 
 # %% [markdown]
@@ -57,16 +54,18 @@ explorer = Explorer(dataset, classifiers, RECORD, TARGET, EPSILON, MAX_ITER)
 explorer
 
 # %% [markdown]
-# The picture below belongs to the state in which this cell was run. Run it again after you have moved the controls. On the
-# left, the probabilities of the clean recording and of the iterate. In the middle, the probabilities at each iterate. On
-# the right, the loss that the attack maximises: minus the cross-entropy of the goal.
+# The pictures below belong to the state in which these cells were run. Run them again after you have moved the controls.
+# The second has, on the left, the probabilities of the clean recording and of the iterate; in the middle, the
+# probabilities at each iterate; on the right, the loss that the attack maximises: minus the cross-entropy of the goal.
 
 # %%
-about = asdict(describe(dataset, seed=2017, model=explorer.model.value))  # nothing here is random
-style.save(explorer.paper(), out / "explore_recording.png", {"about": about} | explorer.numbers())
-style.save(explorer.iterates(), out / "explore_iterates.png", {"about": about} | explorer.numbers())
-print(explorer.verdict)
-display(explorer.iterates())
+about = describe(dataset, seed=2017, model=explorer.model.value)  # nothing here is random
+alt = f"One recording on ECG paper, clean and attacked, and the perturbation. {explorer.verdict}"
+notebook.show(explorer.paper(), out / "explore_recording.png", about, alt, **explorer.numbers())
+
+# %%
+alt = "The probabilities of the four classes: clean, attacked, and at each iterate; and the loss that the attack maximises."
+notebook.show(explorer.iterates(), out / "explore_iterates.png", about, alt, **explorer.numbers())
 
 # %% [markdown]
 # The attack may not leave its ball, whatever the controls say:
