@@ -117,9 +117,9 @@ def load_or_train(
 def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], alt: str, **numbers: Any) -> None:
     """Show a figure under a notebook cell, and write it as PNG with its numbers and its source as JSON beside it.
 
-    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written. alt : one sentence that says
-    what the figure shows, shown below it and read by screen readers. An `img` element carries it, since Jupyter and
-    nbconvert leave out the alternative text of an image/png output.
+    source : what the figure was made from; of a whole report, or of a dict with "about", all numbers are written.
+    alt : one sentence that says what the figure shows, shown below it and read by screen readers. An `img` element
+    carries it, since Jupyter and nbconvert leave out the alternative text of an image/png output.
     """
     if isinstance(source, About):
         source = {"about": asdict(source)}
