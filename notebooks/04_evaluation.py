@@ -174,7 +174,7 @@ notebook.folded(counts, "every attack and noise baseline")
 curves = {name: report.curves for name, report in reports.items()}
 figure = evaluation_figures.robustness_panels(curves, title, suites.STUDY_THREAT.epsilon)
 minimal = {name: report.minimal_epsilon for name, report in reports.items()}
-alt = "Robust recall against ε, a panel a model: under attack it falls step by step, under noise it hardly changes."
+alt = "Robust recall against ε, a panel a model: under attack it falls step by step, under noise it falls much less."
 notebook.show(figure, out / "evaluation_curves.png", about, alt, curves=curves, minimal_epsilon=minimal)
 
 # %% [markdown]
