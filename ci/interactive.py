@@ -84,7 +84,7 @@ def payload(dataset: Dataset, models: list[EvaluatedModel], epsilons: tuple[floa
         recordings.append(found | {"signal": packed(dataset.signals[i][: one.lengths[0]].astype("<i2"))})
     return {
         "about": asdict(describe(dataset, seed=0, model=" ".join(model.name for model in models))),
-        "synthetic": dataset.synthetic,
+        "synthetic": dataset.source == DEMO,
         "weights": {model.name: model.digest for model in models},
         "fs": dataset.fs,
         "units_per_mv": UNITS_PER_MV,

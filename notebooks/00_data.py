@@ -31,7 +31,7 @@ import pandas as pd
 
 from ecgnb import load_data, notebook
 from ecgnb.data.audit import as_text, audit
-from ecgnb.data.dataset import balanced_index, class_weights
+from ecgnb.data.dataset import CHALLENGE, balanced_index, class_weights
 from ecgnb.data.records import manifest
 from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.signals import r_peaks
@@ -130,7 +130,7 @@ digest = {
     for name, signal in zip(dataset.names, dataset.signals, strict=True)
 }
 training = {name: found for name, (_, found) in manifest().items()}
-if dataset.synthetic:
+if dataset.source != CHALLENGE:  # the demo set, or a folder of your own
     everything = load_data("train", protocol="original", data=DATA, bad=BAD)
     training = {
         n: sha256(x.tobytes()).hexdigest()[:32] for n, x in zip(everything.names, everything.signals, strict=True)

@@ -119,7 +119,7 @@ predictions = [tables.as_prediction(row, dataset.classes) for row in classifier.
 labels = (f"{one.names[0]} (AF), clean: {predictions[0]}", f"FGSM: {predictions[1]}")
 figure = figures.attack_figure(one.in_mv(x0)[0], one.in_mv(fgsm)[0], labels, dataset.title, fs=dataset.fs)
 alt = "An AF recording before and after FGSM, the perturbation, which fills the ball, and one beat four times as large."
-about = describe(dataset, seed=SEED, model=name, weights=evaluated.digest)
+about = describe(dataset, seed=SEED, model=name, digest=evaluated.digest)
 notebook.show(figure, out / "attack_fgsm.png", about, alt, record=str(one.names[0]))
 
 # %% [markdown]

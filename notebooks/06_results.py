@@ -33,7 +33,7 @@ pd.set_option("display.max_colwidth", None)
 results = runs.read_runs(stored, RUNS.split() or list(comparison.PRESENTED))
 measured = comparison.MEASURES  # title -> condition, measure
 first = next(iter(results.values())).reports["validation"]
-described = replace(first.about, model=" ".join(results), weights="")
+described = replace(first.about, model=" ".join(results), digest="")
 head = f"{described.data}, labels {described.labels}"
 print(len(results), "runs ·", head)
 
