@@ -19,6 +19,7 @@ import numpy as np
 
 from ecgnb import Dataset, EcgnbError, Threat, load_data, named_model, pgd
 from ecgnb.constants import UNITS_PER_MV
+from ecgnb.data.dataset import DEMO
 from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.explore import verdict

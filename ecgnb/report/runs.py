@@ -95,6 +95,7 @@ def read_training(path: Path) -> tuple[pd.DataFrame, dict[str, Any], int]:
         files = (path.with_suffix(".csv"), path.with_suffix(".json"))
     try:
         history, settings = pd.read_csv(files[0]), json.loads(files[1].read_text("utf-8"))
+        settings.pop("digests", None)  # of what the run was made from, for whoever resumes it
         epoch = best_and_last(history)["last" if settings["select"] == "last" else "best"]["epoch"]
         return history, settings, int(epoch)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
