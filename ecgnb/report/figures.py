@@ -276,10 +276,8 @@ def iterates_figure(
     style.share_rows(bars, [style.class_title(symbol) for symbol in classes], "probability")
     bars.set_xlim(0, 1.18)
     steps = np.arange(len(loss))
-    colours = [style.COLOURS["attacked"], style.COLOURS["baseline"], style.COLOURS["adaptive"], style.NOISE_COLOUR]
-    for symbol, values, colour, dash in zip(
-        classes, probabilities.T, cycle(colours), cycle(style.DASHES), strict=False
-    ):
+    looks = zip(classes, probabilities.T, cycle(CLASS_COLOURS), cycle(style.DASHES), strict=False)
+    for symbol, values, colour, dash in looks:
         curves.plot(steps, values, color=colour, ls=dash, lw=1.5, label=style.class_title(symbol))
     curves.set(ylim=(-0.02, 1.02), xlabel="iteration")
     style.tidy(curves, "probability")
@@ -314,7 +312,12 @@ def ascent_figure(
     left.plot(loss, color="0.2", marker=".")
     style.tidy(left, "loss")
     for row, (symbol, dash) in enumerate(zip(classes, cycle(style.DASHES), strict=False)):
-        right.plot(probabilities[:, row], ls=dash, color=CLASS_COLOURS[row % 4], label=style.class_title(symbol))
+        right.plot(
+            probabilities[:, row],
+            ls=dash,
+            color=CLASS_COLOURS[row % len(CLASS_COLOURS)],
+            label=style.class_title(symbol),
+        )
     right.set_ylim(-0.02, 1.02)
     style.tidy(right, "probability")
     right.legend(**BESIDE)
