@@ -86,6 +86,13 @@ def mat_bytes(signal: np.ndarray, name: str = "val") -> bytes:
     return file.getvalue()
 
 
+def header(
+    name: str, fs: str = "300", gain: str = "1000/mV", length: str = "9000", rest: str = "16 0 0 0 0 ECG"
+) -> str:
+    """A WFDB header as the challenge has them."""
+    return f"{name} 1 {fs} {length}\r\n{name}.mat 16+24 {gain} {rest}\r\n"
+
+
 def small_network(dropout: float = 0.3, precision: str = "float32") -> keras.Model:
     """A network with the same kinds of layers and settings as the real one, a thousandth of its work."""
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import keras
@@ -184,16 +185,20 @@ def test_nobody_connects_without_the_certificates(dask):
         await comm.write({"op": "identity", "reply": True})
         assert "type" in await comm.read() and comm.abort() is None
 
+    def reach(address: str, security: Security) -> None:
+        with ThreadPoolExecutor(1) as thread:  # a browser test may have left an event loop in this one
+            thread.submit(lambda: asyncio.run(greet(address, security))).result()
+
     scheduler, *others = [dask.client.scheduler.address, *dask.client.scheduler_info()["workers"]]
     others += list(dask.client.run(lambda dask_worker: dask_worker.nanny).values())
     assert len(others) == 4
     for address in (scheduler, *others):
         assert address.startswith("tls://")
-        asyncio.run(greet(address, dask.client.security))
+        reach(address, dask.client.security)
         for foreign in (Security(), Security.temporary()):
             for way in (address, address.replace("tls://", "tcp://")):
                 with pytest.raises((OSError, TypeError, RuntimeError)):
-                    asyncio.run(greet(way, foreign))
+                    reach(way, foreign)
 
 
 def odd(item: int) -> int:

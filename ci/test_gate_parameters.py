@@ -242,7 +242,7 @@ TRAIN, EVALUATE = "train fast {tmp}/run --data demo --epochs 1", "evaluate basel
         *[(f"{EVALUATE} --seed {seed}", f"--seed='{seed}': expected") for seed in ("-1", "x", "0.5", "4294967296")],
         (f"{EVALUATE} --data nowhere", "DATA='nowhere'"),
         (f"{EVALUATE} --data {{few}}", "no recording of class A"),
-        (f"{EVALUATE} --data {{few}} --split test", "recordings falls in test"),
+        (f"{EVALUATE} --data {{few}} --split test", "recordings is in split 'test'"),
         ("evaluate baseline --data demo --out /etc/passwd", "--out=/etc/passwd: no folder to write to"),
         ("evaluate baseline --data demo --out /proc/no/where", "--out=/proc/no/where: no folder to write to"),
         ("transfer baseline --data {few} --out {tmp}", "no recording of class A"),
@@ -259,7 +259,7 @@ TRAIN, EVALUATE = "train fast {tmp}/run --data demo --epochs 1", "evaluate basel
         (f"{TRAIN} --start nowhere", "nowhere.keras: no such model"),
         (f"{TRAIN} --epochs", "expected one argument"),
         ("train fast /etc/passwd --data demo --epochs 1", "folder=/etc/passwd: no folder to write to"),
-        ("train baseline {tmp}/run --data {few} --epochs 1", "recordings falls in"),
+        ("train baseline {tmp}/run --data {few} --epochs 1", "recordings is in split"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(command, message, few, tmp_path, capsys):
@@ -289,9 +289,9 @@ def test_a_cluster_that_is_misspelt_is_named(where):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (b"name,DEFENCE\n../outside,fast\n", "'../outside' is no name of a run"),
-        (b"name,DEFENCE\n/tmp/outside,fast\n", "is no name of a run"),
-        (b"name,DEFENCE\n.hidden,fast\n", "is no name of a run"),
+        (b"name,DEFENCE\n../outside,fast\n", "'../outside' names a run; use letters"),
+        (b"name,DEFENCE\n/tmp/outside,fast\n", "names a run; use letters"),
+        (b"name,DEFENCE\n.hidden,fast\n", "names a run; use letters"),
         (b"name,DEFENSE\none,fast\n", "no such parameter: DEFENSE; there are DATA, DEFENCE"),
         (b"name,OUT\none,/tmp\n", "no such parameter: OUT"),
         (b"name,OVERRIDES\none,dropout=1.5\n", "dropout='1.5': expected a number"),

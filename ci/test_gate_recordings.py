@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.io
 import wfdb
-from conftest import ecg, mat_bytes
+from conftest import ecg, header, mat_bytes
 from fuzz_recordings import fuzz, sources
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,12 +37,6 @@ from ecgnb.evaluation.engine import describe
 SIGNALS = {f"X{i}": (ecg() * i // 5 + i).astype(np.int16) for i in range(1, 5)}
 LABELS = dict(zip(SIGNALS, "ANO~", strict=True))
 Damage = Callable[[Path], object]
-
-
-def header(
-    name: str, fs: str = "300", gain: str = "1000/mV", length: str = "9000", rest: str = "16 0 0 0 0 ECG"
-) -> str:
-    return f"{name} 1 {fs} {length}\r\n{name}.mat 16+24 {gain} {rest}\r\n"
 
 
 def make(folder: Path) -> Path:

@@ -25,7 +25,9 @@ CHEAPER = {  # the command on the page -> what is run here in its place
 }
 ELSEWHERE = {  # run by other tests
     "bash ci/reproduce": "test_first_hour, test_notebooks",
+    "bash ci/site": "test_site",
     "bash ci/test": "this is it",
+    "python ci/students.py": "test_exercises",
     "source ci/activate": "test_first_hour",
     "papermill 03_adaptive.ipynb -p EPOCHS 150": "test_first_hour",
     "papermill --help-notebook 03_adaptive.ipynb": "test_first_hour",

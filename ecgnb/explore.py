@@ -86,7 +86,7 @@ class Explorer:
 
     classifiers : name -> the classifier to attack; record : the recording shown first, "" for the first AF; target,
     epsilon, steps : the attack shown first, as in `Threat` and `pgd_trace`.
-    Where no kernel runs, as on GitHub, a picture of the state at the time of saving is shown.
+    Where no kernel runs, as on GitHub, the verdict at the time of saving is shown.
     Raises EcgnbError for a recording, target, ε or number of steps that the controls do not have.
     """
 
@@ -219,9 +219,8 @@ class Explorer:
         self.words.value = f'<p style="font-size: 1.2em">{words}</p>{NAMES}'
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """The widgets, and for readers that have none the picture and the verdict."""
-        picture = base64.b64encode(style.png(self.paper(), dpi=100)).decode()
-        return self.box._repr_mimebundle_() | {"image/png": picture, "text/plain": self.verdict}
+        """The widgets, and for readers that have none the verdict."""
+        return self.box._repr_mimebundle_() | {"text/plain": self.verdict}
 
 
 def _control(kind: type, description: str, tooltip: str, **settings: Any) -> Any:

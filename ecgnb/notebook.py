@@ -17,7 +17,6 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from ecgnb import values
-from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe
@@ -49,7 +48,6 @@ ALLOWED: dict[str, values.Allowed] = {s.name.upper(): s.metadata["allowed"] for 
     "TRAIN_ITER": values.COUNT,
     "RESTARTS": values.COUNT,
     "SUITE": tuple(BUDGETS),
-    "TARGET": (*CLASSES, ""),  # the attacked class is refused by `Threat`
 }
 MAY_BE_EMPTY = {"TARGET", "OTHER_SEEDS", "HISTORIES"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import tempfile
+from collections.abc import Collection
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,7 +17,7 @@ COUNT, POSITIVE, SEED = ">= 1", "> 0", ">= 0 and < 4294967296"  # the largest se
 EPSILON = ">= 0 and <= 1000000"  # finite in float32, whatever the unit
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 WORDS = {word: i > 2 for i, word in enumerate(("false", "no", "0", "true", "yes", "1"))}
-Allowed = str | tuple[str, ...]  # a range such as ">= 0 and < 1", or the words that there are
+Allowed = str | Collection[str]  # a range such as ">= 0 and < 1", or the words that there are
 
 
 def read(name: str, value: Any, example: Any, allowed: Allowed = "") -> Any:
@@ -65,7 +66,7 @@ def _text(value: Any) -> str:
 
 
 def _is_allowed(value: Any, allowed: Allowed) -> bool:
-    if isinstance(allowed, tuple):
+    if not isinstance(allowed, str):
         return value in allowed
     limits = (limit.split() for limit in allowed.split(" and ") if limit)
     return (isinstance(value, str) or math.isfinite(value)) and all(
@@ -76,7 +77,7 @@ def _is_allowed(value: Any, allowed: Allowed) -> bool:
 def _wanted(example: Any, allowed: Allowed) -> str:
     if isinstance(example, bool):
         return "true or false"
-    if isinstance(allowed, tuple):
+    if not isinstance(allowed, str):
         return " or ".join(word or '""' for word in allowed)
     if isinstance(example, str):
         return f'text, such as "{example}"'

@@ -160,8 +160,8 @@ print("scores between 0 and 1:", bool(dev.stack().between(0, 1).all()))
 #
 # **Questions.** (1) Train with `-p DEFENCE fast -p EPOCHS 6 -p OVERRIDES "epsilon=0.5 step_size=0.05"`. Does
 # catastrophic overfitting occur at this larger ε? (`step_size` is only the step of the PGD that watches the dev fold.
-# The training step of `fast` is always 1.25 ε.) (2) Which epoch would be selected if only the clean score counted? (3)
-# Notebook 6 compares all runs. Before you look: which defence reduces clean scores least?
+# The training step of `fast` is always 1.25 ε.) (2) Which epoch would be selected if only the clean score counted?
+# (3) Notebook 6 compares all runs. Before you look: which defence reduces clean scores least?
 
 # %% [markdown]
 # ## Exercises

@@ -41,7 +41,7 @@ class TrainingConfig:
     others: see each.
     """
 
-    defence: str = field(metadata={"example": "static", "allowed": tuple(DEFENCES)})
+    defence: str = field(metadata={"example": "static", "allowed": DEFENCES})
     epochs: int = field(
         metadata={"help": "passes over the recordings, or draws from them", "example": 20, "allowed": values.COUNT}
     )
