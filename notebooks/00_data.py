@@ -5,7 +5,7 @@
 # a network. You also see three traps in them: a leak, duplicates, and three versions of the labels.
 #
 # **You should know** Python with NumPy, and the words *mean* and *standard deviation*. No medicine: the heart is
-# explained where it matters.
+# explained where it matters. The [glossary](course/glossary.md) has every term of the course.
 #
 # **You need** about 40 minutes, and 40 more for the exercises. The machine needs about 15 seconds, and 4 MB of data,
 # fetched if absent. No network is trained or loaded here.
@@ -61,13 +61,13 @@ print("shorter than 30 s:", int((dataset.lengths < dataset.x.shape[1]).sum()))
 # %% [markdown]
 # **Look for** two signs by which a cardiologist tells a normal rhythm from atrial fibrillation (AF):
 #
-# - **P waves.** Before each beat the atria contract. In a normal recording this makes a small hump, the P wave, before
-#   each tall spike, the R-peak. In AF the atria only tremble, and there is no P wave.
+# - **P waves.** Before each beat the atria, the upper chambers of the heart, contract. In a normal recording this makes
+#   a small hump, the P wave, before each tall spike, the R-peak. In AF the atria only tremble, and there is no P wave.
 # - **RR intervals**, the time from one R-peak to the next. In a normal recording they are nearly equal, or change
 #   slowly. In AF each differs from the one before, without a pattern.
 #
-# Triangles mark the R-peaks that a detector finds (XQRS, of the WFDB package). The numbers are RR intervals in ms.
-# "Other" is any other rhythm; here it is regular but fast. "Noisy" is too noisy to classify, also for the detector.
+# Triangles mark the R-peaks that a program finds (the detector XQRS). The numbers are RR intervals in ms. "Other" is any
+# other rhythm; here it is regular but fast. "Noisy" is too noisy to classify, so no R-peaks are marked.
 #
 # These four were chosen by eye, because the signs can be seen. Many recordings are less clear.
 
@@ -144,7 +144,7 @@ print(len(leaked), "of", len(digest), "validation recordings are also training r
 # ## The audit
 #
 # `audit` does the same, and counts what else an evaluation must know: how long recordings are, which occur twice, and
-# how many each fold has.
+# how many are in each **fold**, a part of the data with one purpose.
 #
 # **Look for** three numbers: validation recordings that are also training recordings, recordings that occur twice, and
 # noisy recordings.
@@ -159,9 +159,9 @@ print(as_text(tables))
 # All 300 validation recordings are also training recordings, under the same name. The original study trains on the
 # training set and tests on the validation set. So it tests on recordings that the network has seen.
 #
-# The protocol `leakfree` leaves these 300 and their copies out of training. It divides the rest into three folds:
-# `train`, `dev` to choose an epoch, and `test`. A digest of the record name decides the fold. No random generator
-# is used, so the folds are the same on every machine.
+# A **protocol** is the set of rules of a run. `leakfree` leaves these 300 and their copies out of training (301 in the
+# table: one normal recording has a copy). It divides the rest into three folds: `train`, `dev` to choose an epoch, and
+# `test`. A digest of the record name decides the fold, so the folds are the same on every machine.
 #
 # ## Balance
 #
@@ -245,8 +245,8 @@ print("correct for all", len(dataset), "recordings")
 # standard deviation divided by its mean. Write a function that computes it from R-peaks, `(k,)` sample numbers.
 #
 # The check computes it for ten AF and ten normal recordings, and then the **AUROC**: the chance that an AF recording has
-# a larger value than a normal one. 0.5 is guessing, 1 is perfect. Keep the number in mind: notebook 1 shows whether
-# the network is more robust than a rule that looks at nothing but the time of the beats.
+# a larger value than a normal one. 0.5 is guessing, 1 is perfect. Keep this rule in mind: it looks at nothing but the
+# times of the beats. Notebook 4 measures whether attacks on the network move them (R-peak F1).
 
 
 # %% tags=["solution"]

@@ -5,7 +5,8 @@
 # network predict atrial fibrillation (AF) as normal. Its perturbation is small, and random noise of the same size has
 # no such effect.
 #
-# **You should know** notebook 0, what a neural network and its loss are, and what a gradient is.
+# **You should know** notebook 0, what a neural network and its loss are, and what a gradient is. Terms are in the
+# [glossary](course/glossary.md).
 #
 # **You need** about an hour, and another for the exercises. The machine needs about two minutes on two cores.
 # `EPOCHS = 0` loads the shipped model. Any other value trains one here first: about 2.5 minutes an epoch, and the 99 MB
@@ -54,6 +55,9 @@ out = notebook.start(OUT)
 #
 # The attack uses logits, not probabilities. The gradient of a saturated softmax is almost zero. Then an attack fails
 # although the network is not robust; this is called gradient masking (Athalye et al. 2018).
+#
+# `PROTOCOL = "original"` changes the labels, the data and some settings of training, but not `MODEL`, `DROPOUT` and
+# `LEARNING_RATE`. To come close to the original study, set these, too (here and in notebooks 2 and 3).
 
 # %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
@@ -72,7 +76,8 @@ print(f"{model.count_params():,} parameters")
 # ## The attack
 #
 # A **threat model** says what an attacker knows, wants and may do. This one knows the network and its weights: the
-# attack is **white-box**. It wants AF to be predicted as `TARGET`. It may change each sample by at most ε.
+# attack is **white-box**. It wants AF to be predicted as `TARGET`. It may change each sample by at most ε. A bound on
+# the largest change of a sample is written **L∞**.
 #
 # Only AF recordings are attacked. Zero padding is not perturbed, since nobody could inject a signal there.
 
@@ -144,8 +149,8 @@ loss, logits, _ = classifier.loss_and_gradient(x, y, targets, cross_entropy)
 path.append((loss[0], softmax(logits)[0], (x - x0)[0, :, 0]))
 
 # %% [markdown]
-# **Look for** the step at which N overtakes AF. Then look at the perturbation: it grows by α a step, and reaches ε after
-# ten steps. Afterwards it changes its shape, not its size.
+# **Look for** the step from which N is the most probable class. Then look at the perturbation: its largest sample grows
+# by α a step, and reaches ε after ten steps. Afterwards the shape changes, not this size.
 
 # %%
 losses, probabilities, perturbations = (np.array(part) for part in zip(*path, strict=True))
@@ -160,8 +165,8 @@ notebook.show(figure, out / "attack_steps.png", about, alt, **numbers)
 # %% [markdown]
 # ### The concise way
 #
-# `ecgnb.pgd` is the same loop for many recordings, targets and balls. It takes its step as a share of ε, and counts
-# queries. **Look for** `True`: both give the same array, to the last bit.
+# `ecgnb.pgd` is the same loop for many recordings, targets and balls. It takes its step as a share of ε. **Look for**
+# `True`: both give the same array, to the last bit.
 
 # %% tags=["nbval-check-output"]
 step = EPS_STEP / EPSILON if EPSILON else 0.1
@@ -187,12 +192,14 @@ clean, attacked = report.conditions["clean"], report.conditions["pgd20"]
 # %% [markdown]
 # ## Clean recordings
 #
-# F1 is the harmonic mean of recall and precision. The **challenge score** is the mean F1 of A, N and O.
+# **Recall** is the share of a class that is predicted as that class. **Precision** is the share of the predictions of a
+# class that are right. F1 is their harmonic mean. The **challenge score** is the mean F1 of A, N and O.
 #
 # **Look for** the first row: how many AF recordings are classified correctly? As what are the others predicted?
 #
-# Brackets and bars are 95 % intervals: for F1 by bootstrap, for shares by **Wilson**'s formula. A Wilson interval has
-# a width even where a share is 0 or 1. With a few dozen AF recordings, F1 is known to about ±0.1.
+# Brackets and bars are 95 % intervals. For F1 they come from a **bootstrap**: draw the recordings again, with
+# replacement, many times. For shares they come from **Wilson**'s formula, which has a width even at a share of 0 or 1.
+# With a few dozen AF recordings, F1 is known to about ±0.1.
 
 # %%
 figure = figures.confusion_figure({"clean": clean.scores}, dataset.title)
@@ -247,8 +254,9 @@ tables.noise_table(report)
 # %% [markdown]
 # ## What it looks like
 #
-# One recording on which the attack succeeds, on ECG paper. **Look for** what a cardiologist would see: the beats are as
-# uneven as before. The third strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD.
+# One recording on which the attack succeeds, on ECG paper. **Look for** the signs of notebook 0: are the beats as uneven
+# as before? The third strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD. No
+# cardiologist has looked at these pictures, so we do not know what one would say.
 
 # %%
 successes = np.flatnonzero(report.successes("pgd20")[threat.is_attacked(dataset)])
@@ -351,11 +359,11 @@ print(int(study.goal.reached(logits, study.y).sum()), "of", len(eight), "predict
 # %% [markdown]
 # ### Exercise 3: an attack without gradients
 #
-# A **black-box** attacker sees logits alone. Write a random search, a simple relative of Square (Andriushchenko et al.
-# 2020). Begin with a perturbation of +ε or −ε in segments of 100 samples. Then, `queries` times: flip the sign of one
-# random segment in each recording, and keep the flip where the margin is larger. `problem.goal.margin(logits, y)` is
-# the logit of N minus the best other logit, `(n,)`; the attack succeeds where it is positive.
-# `problem.ball.project` puts a signal back into the ball.
+# A **black-box** attacker sees logits alone. Write a random search, simpler than the known attack Square
+# (Andriushchenko et al. 2020). Begin with a perturbation of +ε or −ε in segments of 100 samples. Then, `queries` times:
+# flip the sign of one random segment in each recording, and keep the flip where the margin is larger.
+# `problem.goal.margin(logits, y)` is the logit of N minus the best other logit, `(n,)`; the attack succeeds where it is
+# positive. `problem.ball.project` puts a signal back into the ball.
 
 
 # %% tags=["solution"]

@@ -4,11 +4,12 @@
 # **You learn** the simplest defence: craft adversarial examples once, add them to the training set, and train again. You
 # also learn why a test with examples of another model is weak evidence of robustness.
 #
-# **You should know** notebook 1: PGD, recall and robust recall, and what a confidence interval is.
+# **You should know** notebook 1: PGD, recall and robust recall, and what a confidence interval is. Terms are in the
+# [glossary](course/glossary.md).
 #
 # **You need** about 40 minutes, and 40 more for the exercises. The machine needs about three minutes on two cores with
-# the shipped model (`EPOCHS = 0`). Training as the original did is `EPOCHS = 75`: about 30 seconds an epoch, and the
-# 99 MB training archive. Training that fits into a lesson is in notebook 3.
+# the shipped model (`EPOCHS = 0`). `EPOCHS = 75` trains as long as the original did, with other settings: about 30
+# seconds an epoch, and the 99 MB training archive. Training that fits into a lesson is in notebook 3.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -57,7 +58,8 @@ out = notebook.start(OUT)
 # uses the same ones for 75 epochs.
 #
 # Batch normalisation scales activations by their mean and variance. For predictions it uses stored values, the
-# **batch-norm statistics**. Notebook 3 explains why `STATISTICS` is a setting.
+# **batch-norm statistics**. Notebook 3 explains why `STATISTICS` is a setting. `PROTOCOL = "original"` leaves it,
+# `DROPOUT` and `BASELINE` as they are set above.
 
 # %% tags=["setup"]
 overrides = dict(
@@ -90,7 +92,8 @@ print(dataset.title, "·", name)
 # afterwards?
 #
 # The vertical line marks the selected epoch. It has the best mean of challenge score and AF recall under attack on dev.
-# This choice is more favourable than the original's, the last epoch.
+# This choice is more favourable than the original's, the last epoch. Does the selected epoch stand out from its
+# neighbours? Then chance may have had a part in the choice.
 
 # %%
 histories = {"static": history} if history is not None else {}
@@ -143,8 +146,7 @@ notebook.show(figure, out / "confusion_matrix_static.png", report.about, alt, cl
 # %% [markdown]
 # ## Under attack
 #
-# **Look for** the difference between the first rows of the two matrices. Only the white-box attack is evidence of
-# robustness.
+# **Look for** the difference between the first rows of the two matrices. The white-box attack is the harder test.
 
 # %%
 titles = {"transferred": "static, transfer attack", "pgd20": "static, white-box attack"}
@@ -156,7 +158,7 @@ notebook.show(figure, out / "static_matrix_attacked.png", report, alt)
 
 # %% [markdown]
 # The transfer attack seldom succeeds, the white-box attack more often. Under `leakfree` all these recordings are
-# held out: training did not use them. So the result says nothing about memorised training examples.
+# held out: training did not use them. So the result cannot tell whether the network memorised its training examples.
 
 # %%
 tables.attack_table(report)
@@ -172,7 +174,8 @@ tables.noise_table(report)
 # ## AF recall against ε
 #
 # One ε says little. **Look for** the distance between the two curves of white-box attacks, and for where they reach one
-# half. With a large enough ε, recall must fall to zero. If it does not, suspect the attack before you trust the model.
+# half, if they do. With a large enough ε, recall must fall to zero. If it does not, suspect the attack before you trust
+# the model. This figure ends before that; notebook 4 goes on to ε 1.
 
 # %%
 suite = notebook_suite(threat, attack, grid=EPSILONS)
@@ -195,7 +198,7 @@ notebook.show(figure, out / "static_stress_test.png", report.about, alt, **numbe
 # ## In this notebook we saw
 #
 # - AF recall under white-box attack on dev that rises for some epochs and then falls, while clean scores hardly change;
-# - a transfer attack that does not show this, because it follows the gradient of another network;
+# - a transfer attack that seldom succeeds where the white-box attack does: it follows the gradient of another network;
 # - a robustness curve: recall at every ε, with its interval, and with noise beside it.
 #
 # **Questions.** (1) This model was trained against `TARGET="N"`. Attack it with `TARGET="O"`. Is it robust? (2) How
@@ -264,9 +267,9 @@ print("static:", round(float(robust_recall(static.classifier.logits(four.x), res
 # %% [markdown]
 # ### Exercise 3: a table of transfer (question 2)
 #
-# Craft examples on one model, and evaluate them on another. Do this for every two of three models: the baseline, static,
-# and the same static training with another seed. `success[a][b]` is the number of recordings in which the examples
-# crafted on `a` make `b` predict N.
+# Craft examples on one model, and evaluate them on another. Do this for every two of three models: the baseline,
+# static, and static training with another seed (from another baseline, for fewer epochs). `success[a][b]` is the number
+# of recordings in which the examples crafted on `a` make `b` predict N.
 #
 # **Think first:** which cell of the row "static, seed 2018" says whether static resists examples that a stranger
 # crafted? Which cells would a defender like to publish?

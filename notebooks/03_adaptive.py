@@ -4,12 +4,13 @@
 # **You learn** what changes if the examples are crafted anew in every epoch, on the network as it is then (Madry et al.
 # 2018). You see what robustness costs on clean recordings, and how a detail of batch normalisation affects the result.
 #
-# **You should know** notebooks 1 and 2, and how a network is trained (epochs, batches, overfitting).
+# **You should know** notebooks 1 and 2, and how a network is trained (epochs, batches, overfitting). Terms are in the
+# [glossary](course/glossary.md).
 #
 # **You need** about an hour, and another for the exercises. The machine needs about five minutes on two cores with the
-# shipped model (`EPOCHS = 0`); less than one of them trains a small network on the synthetic demo set. Training as the
-# original did is `EPOCHS = 150`: about 40 seconds an epoch, and the 99 MB training archive. A run that is stopped goes
-# on from its last epoch.
+# shipped model (`EPOCHS = 0`). In less than one of them a small network is trained on the synthetic demo set.
+# `EPOCHS = 150` trains as long as the original did, with other settings: about 40 seconds an epoch, and the 99 MB
+# training archive. A run that is stopped goes on from its last epoch.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -62,10 +63,10 @@ out = notebook.start(OUT)
 #
 # $$\min_\theta\; \mathbb{E}_{(x, y)} \max_{\|\delta\|_\infty \le \varepsilon} \mathrm{CE}(f_\theta(x + \delta), y)$$
 #
-# The inner maximum is an attack, the outer minimum is training. So two lines change: attack the batch, then train on
-# what the attack returns.
+# θ are the weights, δ is the perturbation. The inner maximum is an attack, the outer minimum is training. So one line is
+# added: attack the batch, then train on what the attack returns.
 #
-# To see it within a minute, take less of everything: the synthetic demo set, two classes, ε 0.1, and a network of
+# To see it within a minute, make everything smaller: the synthetic demo set, two classes, ε 0.1, and a network of
 # 7,516 parameters. What comes out is no result about ECGs. It shows how the loop works.
 
 # %% tags=["setup"]
@@ -74,8 +75,8 @@ lesson = {split: part.take(part.y < 2) for split, part in lesson.items()}  # AF 
 print({split: {"AF": int((part.y == 0).sum()), "normal": int((part.y == 1).sum())} for split, part in lesson.items()})
 
 # %% [markdown]
-# The first convolution finds beats, max-pooling keeps where they are, and the second one, 2.4 s long, sees whether they
-# are even.
+# The first convolution can find beats, and max-pooling keeps where they are. The second one is 2.4 s long, so it can see
+# whether the beats are even.
 
 # %% tags=["setup"]
 keras.utils.set_random_seed(2017)
@@ -109,8 +110,8 @@ robust_ok = ~pgd(small_classifier, of_lesson, steps=10, step=0.25).success
 scores = {"plain": {"correct, clean": rate(clean_ok), "correct, clean and attacked": rate(clean_ok & robust_ok)}}
 
 # %% [markdown]
-# Now adversarial training goes on from there: the same loop, and one line more. The attack takes five steps, with the
-# weights of that moment.
+# Now adversarial training goes on from there: the same loop, and one line more. The attack takes five steps, on the
+# current weights.
 
 # %%
 for _ in range(16):
@@ -179,7 +180,7 @@ print(dataset.title, "·", name)
 #
 # **Look for** two dashed lines. In the lowest panel: does AF recall under attack come close to clean AF recall? In the
 # middle panel every class is attacked, untargeted. Does the challenge score under this attack come close to the clean
-# score?
+# score? As in notebook 2, does the selected epoch stand out from its neighbours?
 
 # %%
 histories = {"adaptive": history} if history is not None else {}
@@ -249,13 +250,17 @@ tables.side_by_side(tables.headline, reports)
 # size. A network that predicts AF for every perturbation would do so for most normal recordings with noise.
 #
 # This is one test, and a weak one, since adversarial perturbations are not random noise. A network may predict AF for
-# perturbations like those of its training, and still not for noise. Question 4 is a stronger test.
+# perturbations like those of its training, and still not for noise. Question 4 and notebook 4 have a stronger test.
 #
 # ## Is the difference more than chance?
 #
-# The models are evaluated on the same recordings, so compare them recording by recording. The difference has a bootstrap
-# interval. McNemar's exact test uses the recordings on which only one of two models is right or robust. Holm's method
-# adjusts p, since the table holds several tests.
+# The models are evaluated on the same recordings, so compare them recording by recording. The difference has a
+# bootstrap interval. **McNemar**'s exact test uses the recordings on which only one of two models is right or robust.
+# Its p is the chance of so uneven a split if neither model were better. **Holm**'s method raises p, since the table
+# holds several tests.
+#
+# Where few recordings differ, interval and test may disagree: then claim no difference. An interval [0, 0] says only that
+# both models are right on the same recordings here.
 #
 # **Look for** adaptive − static. With so few AF recordings a difference of this size may be chance. The test fold
 # (`SPLIT="test"`) has more of them.
@@ -293,7 +298,7 @@ notebook.show(figure, out / "final_robustness_curve.png", report.about, alt, **n
 #
 # - adversarial training with examples that are crafted anew in every epoch, and its AF recall under white-box attack;
 # - why AF recall under attack alone is weak evidence: a model that predicts AF for every perturbation has it too;
-# - the cost of the defence on clean recordings, with intervals.
+# - clean scores beside those of the baseline, with intervals.
 #
 # **Questions.** (1) Set `TARGET=""`. How much robust recall is left when AF may become anything? (2) Train with
 # `-p DROPOUT 0.5 -p STATISTICS as_trained -p EPOCHS 12` and compare the curves. (3) The selected epoch has the best mean
@@ -343,7 +348,7 @@ assert after >= before + 3, f"robust recordings: {before} after plain training, 
 # the recordings that it predicts as AF: clean, and perturbed.
 #
 # **Think before you look:** what would you expect of a robust model? Of one that has learnt the shortcut? And of the
-# baseline, on which the examples were crafted? Then judge each model by its own counts. With 12 recordings a difference
+# baseline, on which the examples were crafted? Then look at the counts of each model. With 12 recordings a difference
 # of two or three proves little: `-p SPLIT test` has 320 of this class, and notebook 4 shows their counts.
 
 # %% tags=["solution"]

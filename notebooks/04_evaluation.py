@@ -8,7 +8,7 @@
 # takes checks of the attacks themselves, and a look at the perturbed signal.
 #
 # **You should know** notebooks 1 to 3. What each attack, each check and each statistic means is said where
-# it appears.
+# it appears, and in the [glossary](course/glossary.md).
 #
 # **You need** about an hour and a half, and an hour for the exercises. The machine needs about three minutes
 # on two cores. The attacks take half an hour a model, so they were run before, with
@@ -80,7 +80,7 @@ print("\n".join(f"{title:42s} {threat}" for title, threat in threats.items()))
 # | FGSM | one step of size ε along the sign of the gradient | Goodfellow et al. 2015 |
 # | PGD-20 | projected gradient descent: 20 steps of ε/10, each projected back into the ε-ball; the last iterate counts, as in the original study | Madry et al. 2018 |
 # | PGD, random starts | more steps from random points of the ε-ball, until one succeeds | Madry et al. 2018 |
-# | APGD-CE | Auto-PGD on cross-entropy: PGD with momentum that halves its step when progress stalls | Croce & Hein 2020 |
+# | APGD-CE | Auto-PGD on cross-entropy (CE): PGD with momentum; it halves its step when progress stalls | Croce & Hein 2020 |
 # | APGD-DLR | Auto-PGD on the difference of logits ratio (DLR), a loss that does not change when all logits are scaled | Croce & Hein 2020 |
 # | PGD in 0.5–40 Hz | PGD that keeps the perturbation within the pass-band at every step | this project |
 # | SAP | smooth adversarial perturbation: PGD, with the perturbation convolved with Gaussian kernels | Han et al. 2020 |
@@ -122,7 +122,7 @@ tables.findings_table(reports)
 #
 # **Look for** four things. Is any attack much stronger than the PGD-20 of the original study? How far
 # below the single attacks is the **worst case**, the strongest attack for each recording? What is left
-# if **any wrong class** is a success? And does noise of the same largest sample do any harm?
+# if **any wrong class** is a success? And does noise do any harm, if its largest sample is ε, too?
 
 # %%
 robust = {name: tables.robust_recalls(report) for name, report in reports.items()}
@@ -140,7 +140,7 @@ notebook.show(figure, out / "evaluation_attacks.png", about, alt, robust_recall=
 # %% [markdown]
 # The same in counts of recordings, in short. Beside it, where it is stored, the **test fold**: 1,198
 # recordings, 104 of them AF, that no choice was based on. Its suite is `quick`: the same attacks with fewer
-# steps.
+# steps and starts. So compare models within a fold, not attacks between the folds.
 
 # %%
 in_counts = "{0[count]} of {0[n]}".format
@@ -168,7 +168,8 @@ notebook.folded(counts, "every attack and noise baseline")
 #
 # **Look for** the noise beside each curve. Does the curve fall gradually, or at once? The search starts
 # from the worst case at ε 0.2 and continues with PGD. Away from ε 0.2 the curve shows what PGD finds, and
-# other attacks may find more.
+# other attacks may find more. Does each curve reach zero? If one stays flat, suspect PGD: a check below
+# tries a much larger ε.
 
 # %%
 curves = {name: report.curves for name, report in reports.items()}
@@ -190,6 +191,8 @@ tables.side_by_side(tables.minimal_epsilon, reports)
 # A defence can look robust because the attack is weak. Attacks are weak when the gradient is masked: when
 # it vanishes, or points nowhere useful (Athalye et al. 2018). Each check below looks for a sign of it.
 # "fail" means: do not believe the numbers above for this model. "warn" means: read the evidence first.
+# "pass" means that this check found no sign, not that the number is right. For instance, "twice the work"
+# doubles PGD from random starts alone.
 
 # %%
 verdicts = pd.DataFrame({name: {c.title: c.verdict for c in r.checks} for name, r in checked.items()})
@@ -236,8 +239,8 @@ alarms = {
 tables.table_of(alarms, "normal predicted as AF", cell=in_counts).T
 
 # %% [markdown]
-# Noise is a weak test: an adversarial perturbation is not noise. So, second, the attack of training on
-# recordings of another class. PGD-20 on the first model pushes class O ("other") towards normal.
+# Noise is a weak test: an adversarial perturbation is not noise. So, second, the attack of training is
+# applied to another class. PGD-20 on the first model pushes class O ("other") towards normal.
 # **Look for** a model that predicts more of them as AF than before. (The counts are small. The test fold has
 # 320 recordings of this class: `-p SPLIT test`.)
 
@@ -288,7 +291,8 @@ tables.table_of(of_classes, "recall", cell=in_counts).rename(columns=tables.clas
 #
 # **Transfer** means: crafted on one model, evaluated on another. Rows are the model that the examples
 # were crafted on, columns the model under evaluation. The cells on the diagonal (bold) are white-box
-# attacks. Each model was also trained with another seed (2018).
+# attacks. Each model was also trained with another seed (2018), from another baseline and for fewer epochs.
+# So the models named 2018 may be less robust.
 #
 # **Look at** the column "static". Static training saw the baseline's examples. Does it resist examples of
 # that baseline, examples of the *other* baseline, and its own?
@@ -364,7 +368,7 @@ notebook.show(figure, out / "evaluation_spectra.png", here, alt, **numbers)
 # %% [markdown]
 # In numbers, for all attacks and noise baselines on the first model: medians over recordings.
 #
-# - **RMS** is the root mean square of the perturbation.
+# - **RMS** is the root mean square of the perturbation, its typical size.
 # - **SNR**, the signal-to-noise ratio, compares the recording's standard deviation (SD) with that RMS.
 #   At 20 dB the SD is ten times the RMS. **PRD**, the percentage root-mean-square difference, is the same
 #   ratio upside down: 10 % at 20 dB. (PRD is in the reports and on the HTML page.)
@@ -380,7 +384,9 @@ display(whole.loc[rows, ["RMS, µV", "SNR, dB", "power above 40 Hz", "R-peak F1"
 notebook.folded(whole, "every attack, noise baseline and measure")
 
 # %% [markdown]
-# Does PGD resemble EMG? **Compare** where their power lies, and what each of them did to recall.
+# Does PGD resemble EMG? **Compare** where their power lies, and what each of them did to recall. Both have the
+# same largest sample, ε, but this EMG has a smaller RMS. The noise table at the end also has EMG of the
+# attack's RMS.
 
 # %%
 for key in ("pgd20", "sap", "emg"):
@@ -406,11 +412,12 @@ if first.preprocessing:
 # the larger the **certified radius**: no perturbation of a smaller L2 length can change the *smoothed*
 # model's prediction. Each certificate holds with 99.9 % confidence.
 #
-# **Look at** the axis on top: the ε of the largest L∞ ball inside such a radius. The curves end where the
-# number of noisy predictions ends them, not where robustness ends: even if all agree, this estimator
-# cannot certify more. Ten times the 500 predictions of suite `standard` would reach about a third
-# further. **Look also at** where a curve begins. A model that predicts AF for noise may have a higher
-# certified recall than clean recall.
+# **Look at** the axis on top: the ε of the largest L∞ ball inside such a radius, for 9,000 samples. (The
+# table takes the recording for which this ε is largest: a short one, since padding is not attacked.) The
+# curves end where the number of noisy predictions ends them, not where robustness ends. Even if all agree,
+# this estimator cannot certify more, so the largest radius is the same for every model. Ten times the 500
+# predictions of suite `standard` would reach about a third further. **Look also at** where a curve begins.
+# A model that predicts AF for noise may have a higher certified recall than clean recall.
 
 # %%
 if certified := {n: r.certification for n, r in reports.items() if r.certification}:
@@ -448,16 +455,16 @@ for name, report in checked.items():
 #
 # - One attack says little. Take the recordings on which a model resists PGD-20. Stronger attacks of the same
 #   ε succeed on most of them for the baseline, on some for static, and on few for adaptive.
-# - One target says little. Adaptive resists the attack that it was trained against, as far as nine attacks
-#   can tell. Hardly any recording is robust when any wrong class is a success.
-# - Noise shows no label leaking. The attack of training on another class shows signs of it: static and
-#   adaptive predict more of those recordings as AF than before, the baseline fewer.
+# - One target says little. On most AF recordings adaptive resists the aim that it was trained against, as far
+#   as nine attacks can tell. Hardly any recording is robust when any wrong class is a success.
+# - Noise alone does not show label leaking. The attack of training on another class shows signs of it: static
+#   and adaptive predict more of those recordings as AF than before, the baseline fewer.
 # - An evaluation can check itself, by signs that its attacks are too weak.
 # - Static resists examples transferred from a baseline, also from one that it never met. It resists
 #   white-box attacks less well.
 # - Most of the power of PGD-20 lies where the ECG has its own, unlike that of EMG. A filter weakens some
 #   attacks that are unaware of it. It does not weaken PGD that attacks through it.
-# - What can be certified with this effort is far smaller than ε 0.2.
+# - What can be certified with this number of noisy predictions is far smaller than ε 0.2.
 #
 # **Questions.** (1) Which model would you put into a monitor, and which number decides it? (2) Evaluate a
 # model of your own with `-p MODELS my_model.keras -p OTHER_SEEDS "" -p COMPUTE True -p SUITE quick`. Does

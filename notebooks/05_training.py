@@ -5,7 +5,7 @@
 # catastrophic overfitting show while they happen, by which rule an epoch is selected, and what belongs on
 # a model card.
 #
-# **You should know** notebook 3.
+# **You should know** notebook 3. Terms are in the [glossary](course/glossary.md).
 #
 # **You need** about 40 minutes, and 30 more for the exercises. The machine needs about two minutes on two cores
 # with a shipped model (`EPOCHS = 0`). Training takes up to a few minutes an epoch; for a lesson, notebook 3
@@ -100,11 +100,12 @@ notebook.show(figure, out / "training_curves.png", described, alt, **numbers)
 
 # %% [markdown]
 # The epoch that is best by the rule of selection, and the last one. The rule was fixed before training and
-# uses the dev fold alone. For static and adaptive it is the mean of the challenge score and of AF recall
-# under attack. For the others it is the mean of the challenge score, clean and with every class attacked.
+# uses the dev fold alone. Its value is the row `criterion`. For static and adaptive that is the mean of the
+# challenge score and of AF recall under attack. For the others it is the mean of the challenge score, clean
+# and with every class attacked.
 #
-# **Look for** robust columns that are worse in the last epoch. There, training longer did harm. The
-# rule of the best epoch avoids that.
+# **Look for** robust rows that are worse in the last epoch. There, training longer may have done harm. A
+# difference no larger than between neighbouring epochs may be chance.
 
 # %%
 ends.drop(index="loss").astype(float).round(3)
@@ -176,7 +177,7 @@ histories = {key: pd.read_csv(notebook.resolve(key).with_suffix(".csv")) for key
 # ### Exercise 1: another rule of selection (question 2)
 #
 # Which epoch of each history has the best clean challenge score on dev (`dev_challenge_score`)? Compare it with the
-# epoch that was selected. What would have been lost in robustness?
+# epoch that was selected. What would have changed in robustness?
 
 # %% tags=["solution"]
 clean_best = {}  # model -> epoch

@@ -4,8 +4,8 @@
 # **You learn** what an attack does to one recording: how the prediction changes with ε, with the number of steps, with
 # the goal, and with the model.
 #
-# **You need** notebook 1 (for PGD), and about one minute. Every attack is computed here, while you move a slider. In
-# Jupyter the controls work with mouse and keyboard. Elsewhere you see a picture of their first state.
+# **You need** notebook 1 (for PGD). The machine needs about one minute. Every attack is computed here, while you move a
+# slider. In Jupyter the controls work with mouse and keyboard. Elsewhere you see a picture of their first state.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -78,8 +78,8 @@ print("padding untouched:", bool((delta[:, ~explorer.one.mask[0]] == 0).all()))
 # %% [markdown]
 # ## In this notebook we saw
 #
-# - a prediction that changes although a reader would hardly see a difference in the ECG;
-# - an attack as a path: most of the change comes in the first few iterations, the rest of the steps gain confidence;
+# - a prediction that changes although the two lines on ECG paper differ little;
+# - an attack as a path: most of the change comes before the perturbation reaches ε, and later steps add confidence;
 # - that an answer for one recording, one ε and one goal is no measure of robustness. Notebook 4 measures that.
 #
 # **Questions.** (1) Find the smallest ε at which the attack on the baseline reaches its goal. How many µV is it? Is it the
