@@ -281,14 +281,19 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_nothing(tmp_path, de
     config = training_config("baseline", epochs=1, batch_size=4)
     train(config, *few, tmp_path)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    selected = load_model(tmp_path / "selected.keras").get_weights()
     stored = json.loads(kept["config.json"])
     (tmp_path / "config.json").write_text(json.dumps(stored | {"epochs": 3, "learning_rate": 1e30}))
     with pytest.raises(EcgnbError, match=r"epoch 2/3: the loss is (nan|inf); lower the learning rate") as caught:
         train(replace(config, epochs=3, learning_rate=1e30), *few, tmp_path)
     assert "\n" not in str(caught.value)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name != "config.json"} == {
-        name: content for name, content in kept.items() if name != "config.json"
-    }
+    for name in kept.keys() - {"config.json", "selected.keras"}:
+        assert (tmp_path / name).read_bytes() == kept[name]
+    assert {path.name for path in tmp_path.iterdir()} == kept.keys()
+    after = load_model(
+        tmp_path / "selected.keras"
+    ).get_weights()  # written again with the same weights, at another time
+    assert all(map(np.array_equal, after, selected))
 
 
 # ---- identity ----
