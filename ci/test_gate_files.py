@@ -387,7 +387,7 @@ def test_labels_that_are_not_the_published_ones_are_not_kept(tmp_path, monkeypat
     monkeypatch.setenv("ECGNB_CACHE", str(tmp_path))
     with fuzz_files.served(reply(b"A00001,N\n")) as url:
         monkeypatch.setenv("ECGNB_MIRROR", url)
-        assert "not the published file" in error_of(download.find_labels_v3)
+        assert "not the published file" in error_of(lambda: download.find_labels_v3("validation"))
     assert not list((tmp_path / "files").iterdir())
 
 
