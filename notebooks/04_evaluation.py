@@ -423,7 +423,7 @@ if first.preprocessing:
 if certified := {n: r.certification for n, r in reports.items() if r.certification}:
     in_radius = {name: found["curve"] for name, found in certified.items()}
     figure = evaluation_figures.certified_curve(in_radius, title)
-    alt = "Certified recall of each smoothed model against the certified radius; it falls to zero far below ε 0.2."
+    alt = "Certified recall of each smoothed model against the certified L2 radius. In L∞ no radius above 0.01 is certified, far below ε 0.2."
     notebook.show(figure, out / "evaluation_certified.png", about, alt, certification=certified)
     display(tables.side_by_side(tables.certification, reports))
 
