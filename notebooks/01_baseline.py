@@ -8,7 +8,7 @@
 # **You should know** notebook 0, what a neural network and its loss are, and what a gradient is. Terms are in the
 # [glossary](course/glossary.md).
 #
-# **You need** about an hour, and another for the exercises. The machine needs about two minutes on two cores.
+# **You need** about an hour, and another for the exercises. The machine needs about one minute on two cores.
 # `EPOCHS = 0` loads the shipped model. Any other value trains one here first: about 2.5 minutes an epoch, and the 99 MB
 # training archive.
 

@@ -7,7 +7,7 @@
 # **You should know** notebook 1: PGD, recall and robust recall, and what a confidence interval is. Terms are in the
 # [glossary](course/glossary.md).
 #
-# **You need** about 40 minutes, and 40 more for the exercises. The machine needs about three minutes on two cores with
+# **You need** about 40 minutes, and 40 more for the exercises. The machine needs about two minutes on two cores with
 # the shipped model (`EPOCHS = 0`). `EPOCHS = 75` trains as long as the original did, with other settings: about 30
 # seconds an epoch, and the 99 MB training archive. Training that fits into a lesson is in notebook 3.
 

@@ -7,7 +7,7 @@
 # **You should know** notebooks 1 and 2, and how a network is trained (epochs, batches, overfitting). Terms are in the
 # [glossary](course/glossary.md).
 #
-# **You need** about an hour, and another for the exercises. The machine needs about five minutes on two cores with the
+# **You need** about an hour, and another for the exercises. The machine needs about two minutes on two cores with the
 # shipped model (`EPOCHS = 0`). In less than one of them a small network is trained on the synthetic demo set.
 # `EPOCHS = 150` trains as long as the original did, with other settings: about 40 seconds an epoch, and the 99 MB
 # training archive. A run that is stopped goes on from its last epoch.

@@ -4,7 +4,7 @@
 # **You learn** what an attack does to one recording: how the prediction changes with ε, with the number of steps, with
 # the goal, and with the model.
 #
-# **You need** notebook 1 (for PGD). The machine needs about one minute. Every attack is computed here, while you move a
+# **You need** notebook 1 (for PGD). The machine needs half a minute. Every attack is computed here, while you move a
 # slider. In Jupyter the controls work with mouse and keyboard. Elsewhere you see a picture of their first state.
 
 # %% tags=["parameters"]
