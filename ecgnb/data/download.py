@@ -134,9 +134,8 @@ def _received(url: str) -> Iterator[bytes]:
         answer = requests.get(url, stream=True, timeout=CONNECT_SECONDS, headers={"Accept-Encoding": "identity"})
     except (requests.ConnectionError, requests.Timeout) as error:
         cause = getattr(error.args[0] if error.args else None, "reason", error)  # without the retries around it
-        raise _unfetched(
-            url, str(cause).partition(": ")[2] or str(cause)
-        ) from None  # no traceback: it shows a password
+        reason = str(cause).partition(": ")[2] or str(cause)
+        raise _unfetched(url, reason) from None  # or a traceback would show a password
     except (requests.RequestException, ValueError):  # which may quote a password in part
         raise _unfetched(url, "no valid address, or too many redirections") from None
     with answer:
