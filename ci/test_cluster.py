@@ -52,7 +52,7 @@ def problem(demo_train):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(run, "CHUNK", 8)
+    monkeypatch.setattr(run, "LARGEST", 8)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     """The first result that comes back kills a busy worker: all results are there, to the last bit."""
 
     class Killing:
-        killed = None
+        killed, processes = None, dask.processes
 
         def map(self, function, items, *, done=None, **settings):
             def kill_once(i, result):
@@ -135,6 +135,8 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     assert names[0] == names[1] and len(names[0]) == 2 * 3 + 1 + 3 + 3
 
     class Idle:
+        processes = 1
+
         def map(self, function, items, **_):
             assert not items
 

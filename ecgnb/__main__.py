@@ -151,11 +151,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_text
+    from ecgnb.models.devices import one_core_a_batch
     from ecgnb.report.page import page
     from ecgnb.report.tables import headline
 
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
+    one_core_a_batch()
     dataset = load_data(options.split, data=options.data)
     other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
     model, *others = named_models(list(dict.fromkeys([options.model, other])))
@@ -204,9 +206,11 @@ def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.evaluation.engine import named_models, transfer
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_json
+    from ecgnb.models.devices import one_core_a_batch
     from ecgnb.report.tables import transfer_table
 
     values.check_folder("--out", options.out)
+    one_core_a_batch()
     dataset = load_data(options.split, data=options.data)
     models = named_models(options.models)
     with workers(options.cluster) as computing:

@@ -23,7 +23,7 @@ from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.evaluation.schema import About, Report, as_json, read_report
 from ecgnb.evaluation.suites import BUDGETS
-from ecgnb.models.devices import describe_devices
+from ecgnb.models.devices import describe_devices, one_core_a_batch
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
 from ecgnb.report import style
@@ -59,6 +59,8 @@ def start(out: str, show_devices: bool = False) -> Path:
     cannot be written to.
     """
     check_parameters()
+    if not (shell := get_ipython()) or not shell.user_ns.get("EPOCHS"):
+        one_core_a_batch()  # nothing large is trained
     if show_devices:
         print(describe_devices())
     folder = resolve(read_parameter("OUT", out, "out"))

@@ -63,7 +63,7 @@ def certify(
     n0: int = 100,
     n: int = 1000,
     alpha: float = 0.001,
-    batch_size: int = 32,
+    batch_size: int = 128,
     seed: int = 0,
     progress: str = "",
     mapper: Mapper | None = None,

@@ -34,7 +34,7 @@ from ecgnb.models.classifier import UNDEFINED, check_defined, predicted_classes
 
 LARGEST = 1.0  # z-units: the limit of the search for the minimal ε
 LARGEST_UV = 200.0  # the same in µV
-BATCH = 64  # recordings that a worker predicts at a time
+BATCH = 128  # recordings that a worker predicts at a time
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
 PACKAGES = ("ecgnb", "keras", "numpy", "scipy", "tensorflow", "jax")
 TRANSFORMATIONS = {"standardised": standardised, "filtered": filtered}
@@ -70,7 +70,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def from_keras(model: Any, name: str, batch_size: int = 32) -> EvaluatedModel:
+def from_keras(model: Any, name: str, batch_size: int = 64) -> EvaluatedModel:
     """A Keras model that gives logits, ready to be evaluated under a name."""
     from ecgnb.models.identity import model_digest
     from ecgnb.models.keras_classifier import KerasClassifier

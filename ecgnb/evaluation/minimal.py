@@ -75,7 +75,7 @@ def run_minimal(
     model: EvaluatedModel, problem: AttackProblem, known: np.ndarray, how: Execution, steps: int, band: Band = None
 ) -> MinimalPerturbation:
     """`minimal_perturbation` for every recording, in chunks."""
-    parts = chunks(problem)
+    parts = chunks(problem, how.workers)
     items = list(zip(parts, np.array_split(known, len(parts)), strict=True))
     settings = {"minimal": steps, "band": band}
     stored = [

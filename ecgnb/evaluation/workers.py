@@ -32,7 +32,13 @@ _priority: ContextVar[int | None] = ContextVar("priority", default=None)  # of a
 
 
 class Workers(Protocol):
-    """What does the work."""
+    """What does the work.
+
+    processes : how many items are worked on at a time.
+    """
+
+    @property
+    def processes(self) -> int: ...
 
     def map(
         self,
@@ -55,6 +61,8 @@ class Workers(Protocol):
 
 class Here:
     """This process, one item after the other."""
+
+    processes = 1
 
     def map(
         self,
@@ -87,6 +95,11 @@ class Cluster:
     def __init__(self, client: Any):
         self.client, self._lock = client, Lock()
         self._sent: dict[int, tuple[object, Any]] = {}  # id -> (shared object, its future)
+
+    @property
+    def processes(self) -> int:
+        """The workers that there are at present."""
+        return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def map(
         self,

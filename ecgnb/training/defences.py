@@ -38,6 +38,7 @@ class Defence:
     """
 
     copies = 1  # rows of a training batch that belong to one recording
+    attacked_every = 1  # epochs, after which dev is attacked in every class
 
     def __init__(self, config: TrainingConfig, train_set: Dataset, classifier: Classifier, start: keras.Model | None):
         self.config, self.train_set, self.classifier = config, train_set, classifier
@@ -136,6 +137,8 @@ class Adaptive(HalfAttacked):
     the purpose it was published for. This rule does not see label leaking; the history's other columns do.
     """
 
+    attacked_every = 5  # takes as long as the attack itself, and selects no epoch here
+
     @property
     def threat(self):
         return self.config.af_threat
@@ -164,7 +167,7 @@ class Static(Adaptive):
         rows = np.flatnonzero(self.threat.is_attacked(train_set))
         if not config.redraw:  # the only draw that there will be
             rows = self.split(self.draw(np.random.default_rng(config.seed)))[1]
-        adversarial = self._attack(KerasClassifier(start, config.batch_size), rows)
+        adversarial = self._attack(KerasClassifier(start), rows)
         self.stored = dict(zip(rows, adversarial, strict=True))
 
     def adversarial(self, rows, rng):

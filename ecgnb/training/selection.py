@@ -29,24 +29,31 @@ def dev_scores(classifier: Classifier, dev: Dataset) -> dict[str, float]:
 
 
 def robust_scores(classifier: Classifier, dev: Dataset, subset: Dataset, config: TrainingConfig) -> dict[str, float]:
-    """Columns of the history: scores on attacked dev, and one that tells robustness from label leaking.
+    """Columns of the history: AF recall of dev under the original's attack, and one that shows label leaking.
 
-    All AF of dev are under the original's attack. In `subset`, a part of dev, every recording is attacked,
-    untargeted, until it is misclassified. The last column is the share of its normal recordings that random
-    ±ε makes AF: it is high in a network that takes every perturbation for AF.
+    That is the share of the normal recordings in `subset`, a part of dev, that random ±ε makes AF: it is high in
+    a network that takes every perturbation for AF.
     """
     af = dev.classes.index("A")
-    attacked_af = attack_af(classifier, dev, config, DEV_STEPS, "attacking AF of dev").logits
-    threat = config.untargeted_threat
-    attacked = pgd(
-        classifier, threat.on(subset), steps=DEV_STEPS, step=config.step, until_success=True, progress="attacking dev"
-    )
-    noisy = classifier.logits(add_noise(threat.on(subset.of_class("N")), random_sign))
+    attacked = attack_af(classifier, dev, config, DEV_STEPS, "attacking AF of dev").logits
+    noisy = classifier.logits(add_noise(config.untargeted_threat.on(subset.of_class("N")), random_sign))
     return {
-        "dev_robust_recall_A": float((predicted_classes(attacked_af) == af).mean()),
-        "dev_robust_challenge_score": challenge_score(subset, attacked.logits),
+        "dev_robust_recall_A": float((predicted_classes(attacked) == af).mean()),
         "dev_noise_false_positive_rate": float((predicted_classes(noisy) == af).mean()),
     }
+
+
+def all_classes_score(classifier: Classifier, subset: Dataset, config: TrainingConfig) -> dict[str, float]:
+    """Column of the history: challenge score of a part of dev, each recording attacked, untargeted, until success."""
+    attacked = pgd(
+        classifier,
+        config.untargeted_threat.on(subset),
+        steps=DEV_STEPS,
+        step=config.step,
+        until_success=True,
+        progress="attacking dev",
+    )
+    return {"dev_robust_challenge_score": challenge_score(subset, attacked.logits)}
 
 
 def attack_af(
