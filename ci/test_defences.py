@@ -319,9 +319,9 @@ print("TRAINED")
 
 
 @pytest.mark.slow
-def test_defences_that_attack_every_batch_train_on_jax(tmp_path):
+def test_a_defence_that_attacks_every_batch_trains_on_jax(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", JAX_RUN, str(tmp_path), str(ROOT / "ci"), "fast", "trades"],
+        [sys.executable, "-c", JAX_RUN, str(tmp_path), str(ROOT / "ci"), "trades"],
         env=os.environ | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,

@@ -65,7 +65,7 @@ class KerasClassifier:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `Classifier.loss_and_gradient`."""
         if loss not in self._compiled:
-            self._compiled[loss] = self._compile(loss, targets)
+            self._compiled.setdefault(loss, self._compile(loss, targets))  # another thread may have been faster
         parts = self._of_each_batch(self._compiled[loss], x, y, targets)
         value, logits, gradient = (np.concatenate(part) for part in zip(*parts, strict=True))
         return value, logits, self._steady(x, logits, gradient)
