@@ -393,7 +393,11 @@ FOLDERS: dict[str, tuple[Damage, tuple[str, ...]]] = {
         lambda f: (zipped()(f), os.truncate(f / "sample2017.zip", 1000)),
         ("sample2017.zip: not a readable zip",),
     ),
-    "no labels": (lambda f: (f / "REFERENCE-v3.csv").unlink(), ("holds no REFERENCE-v3.csv", "record,label")),
+    "labels beside the recordings alone": (lambda f: (f / "REFERENCE-v3.csv").unlink(), ()),
+    "no labels": (
+        lambda f: ((f / "REFERENCE-v3.csv").unlink(), (f / "validation" / "REFERENCE.csv").unlink()),
+        ("holds neither REFERENCE-v3.csv nor validation/REFERENCE.csv", "record,label"),
+    ),
     "labels beside the recordings": (
         lambda f: [
             shutil.copy(f / "REFERENCE-v3.csv", f / "training"),
