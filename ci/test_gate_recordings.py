@@ -487,7 +487,16 @@ def test_physionets_unpacked_layout_has_its_own_names_of_label_files(tmp_path, v
 
 def test_labels_that_are_not_there_are_named(tmp_path):
     with pytest.raises(EcgnbError, match=r"holds no REFERENCE-v0\.csv or REFERENCE-original\.csv with labels v0"):
-        load_data("train", protocol="original", data=str(make(tmp_path / "mine")))
+        load_data("train", protocol="original", labels="v0", data=str(make(tmp_path / "mine")))
+
+
+def test_a_folder_needs_no_label_file_of_the_challenge(tmp_path):
+    folder = make(tmp_path / "mine")
+    (folder / "REFERENCE-v3.csv").unlink()
+    for split, protocol in (("validation", "leakfree"), ("train", "original")):
+        found = load_data(split, protocol=protocol, data=str(folder))
+        assert_right(found)
+        assert found.labels == "REFERENCE.csv" and found.title.endswith(f"{split}, labels REFERENCE.csv")
 
 
 # ---- formats, against the libraries that define them ----

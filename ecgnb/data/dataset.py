@@ -134,8 +134,11 @@ def load_data(
         split = "validation"
     if protocol == "original" and split == "test":
         raise EcgnbError('protocol "original" trains on every recording, so it has no test fold')
-    labels = labels or ("v0" if (protocol, split) == ("original", "train") else "v3")
     folder, synthetic = find_data(data)
+    if not labels and (protocol, split) == ("original", "train"):
+        archive = find_archive("training", folder)  # recordings of one's own have one version of labels
+        labels = "v0" if not folder or any(map(archive.only, LABEL_VERSIONS["v0"])) else "v3"
+    labels = labels or "v3"
 
     archive = find_archive("validation", folder)
     recordings = validation = read_recordings(archive, bad)

@@ -224,7 +224,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> tuple[list[str], list[str], list[str] | None]:
     """Records, labels and, if there is a third column, folds of a label table: `record,label` or `record,label,fold`.
 
-    A first row that begins with "record" is a heading. Raises EcgnbError that names the line.
+    A first row that begins with "record," is a heading. Raises EcgnbError that names the line.
     """
     try:
         text = decode(path.read_bytes(), str(path))
@@ -233,7 +233,7 @@ def read_table(path: Path) -> tuple[list[str], list[str], list[str] | None]:
     rows: dict[str, list[str]] = {}
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         row = [cell.strip() for cell in row]
-        if not any(row) or (number == 1 and row[0].lower().startswith("record")):
+        if not any(row) or (number == 1 and row[0].lower() == "record"):
             continue
         if len(row) not in (2, 3) or not all(row):
             raise EcgnbError(f"{path}, line {number}: {','.join(row)[:80]!r} is not `record,label` or with a fold")
