@@ -199,7 +199,8 @@ def test_folds_of_an_npz_file_are_its_splits(tmp_path):
 
 
 NPZ_FAULTS = {
-    "no unit": ({"unit": None}, "has no key unit; needed are x, labels, fs, unit"),
+    "no unit": ({"unit": None}, "has no unit; needed keys are x, labels, fs, unit"),
+    "one number": ({"x": 5}, "has no x; needed keys are x"),
     "a misspelt key": ({"folds": Y}, "unknown key 'folds'"),
     "objects": ({"names": np.array([None] * 24)}, "cannot be read as an .npz file of plain arrays"),
     "3 recordings": ({"x": X[:3], "y": Y[:3]}, "3 recordings in split validation; an evaluation needs 10 or more"),

@@ -151,7 +151,7 @@ def dataset_from_arrays(
 
 def is_own(data: str, reading: Reading = AS_IT_IS) -> bool:
     """Whether `load_own` reads a DATA setting: an `.npz` file, or a folder with a label table."""
-    return data.endswith(".npz") or (Path(data) / (reading.table or TABLE)).is_file()
+    return data.endswith(".npz") or reading.table is not None or (Path(data) / TABLE).is_file()
 
 
 def load_own(path: Path, split: str = "validation", reading: Reading = AS_IT_IS, bad: str = "error") -> Dataset:
@@ -213,11 +213,11 @@ def _read_npz(path: Path) -> dict[str, Any]:
         ) from None
     if "y" in given:
         given["labels"] = given.pop("y")
-    missing = [key for key in NEEDED if key not in given]
+    missing = [key for key in NEEDED if key not in given or (key in ("x", "labels") and not given[key].ndim)]
     unknown = [key for key in given if key not in (*NEEDED, *OPTIONAL)]
     if missing or unknown:
-        what = f"has no key {missing[0]}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise EcgnbError(f"{path}: {what}; needed are {', '.join(NEEDED)}; possible are {', '.join(OPTIONAL)}")
+        what = f"has no {missing[0]}" if missing else f"has an unknown key {unknown[0]!r}"
+        raise EcgnbError(f"{path}: {what}; needed keys are {', '.join(NEEDED)}; possible are {', '.join(OPTIONAL)}")
     return {key: value.item() if value.ndim == 0 else value for key, value in given.items()}
 
 
@@ -303,7 +303,7 @@ def _read_record(folder: Path, name: str, wanted: tuple[str, ...] | None) -> tup
     index = [_place(lead, leads, str(header)) for lead in wanted]
     for i in index:
         if units[i] not in PER_MV:
-            raise EcgnbError(f"{header}: lead {leads[i]} is in {units[i]!r}, expected mV, uV or V; correct it")
+            raise EcgnbError(f"{header}: lead {leads[i]} is in {units[i]!r}, expected mV, uV or V; leave that lead out")
     try:
         found = wfdb.rdrecord(str(header.with_suffix("")), channels=index, return_res=64)
     except Exception as error:  # and for signals that do not fit their header
