@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ecgnb import values
 from ecgnb.errors import EcgnbError
 
-DATA_HELP = "auto, physionet, demo or a folder (auto)"
+DATA_HELP = "auto, physionet, demo, a folder, or an .npz file (auto)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,13 +53,65 @@ def _add_data(commands: Any) -> None:
         "--quick", action="store_true", help="without the 99 MB training archive: manifest and labels v3 only"
     )
     parser.add_argument("--bad", default="error", help="bad recordings: error or skip (error)")
+    _add_reading(parser)
     parser.set_defaults(run=_data)
 
 
 def _data(options: argparse.Namespace) -> None:
     from ecgnb.data.audit import as_text, audit
 
-    print(as_text(audit(options.data, full=not options.quick, bad=options.bad)))
+    print(as_text(audit(options.data, full=not options.quick, bad=options.bad, reading=_reading(options))))
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options that say how recordings of one's own are read."""
+    group = parser.add_argument_group("recordings of your own (an .npz file, or WFDB records with labels.csv)")
+    group.add_argument("--labels", type=Path, help="the label table of a folder: record,label (labels.csv in it)")
+    group.add_argument("--leads", help="names of the leads to take, in that order: I,II (all)")
+    group.add_argument("--resample", metavar="HZ", help="bring recordings to this sampling rate (as they are)")
+    group.add_argument("--samples", metavar="N", help="cut or zero-pad recordings to so many samples (the longest)")
+    group.add_argument("--standardise", help="recording, lead, none, or MEAN,SD in mV (recording)")
+    group.add_argument("--r-peak-lead", help="name of the lead that R-peaks are looked for in (II, or the first)")
+
+
+def _reading(options: argparse.Namespace) -> Any:
+    from ecgnb.data.own import Reading
+
+    resample = None if options.resample is None else values.read("--resample", options.resample, 300.0, values.POSITIVE)
+    samples = None if options.samples is None else values.read("--samples", options.samples, 9000, ">= 2")
+    standardise = options.standardise
+    if standardise and "," in standardise:
+        standardise = tuple(values.read("--standardise", part, 0.5) for part in standardise.split(","))
+    leads = tuple(options.leads.split(",")) if options.leads else None
+    return Reading(options.labels, leads, resample, samples, standardise, options.r_peak_lead)
+
+
+def _add_threat(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is attacked, and how far."""
+    group = parser.add_argument_group("threat model (by default the study's: AF is to be predicted as normal)")
+    group.add_argument("--attack-class", help='class whose recordings are attacked; "" for all')
+    group.add_argument("--target", help='class to be predicted; "" for any other (that, if --attack-class is given)')
+    group.add_argument("--epsilon", default=0.2, help="largest change of a sample (0.2)")
+    group.add_argument("--unit", default="z", help="of ε: z (z-units) or µV (z)")
+
+
+def _threat(options: argparse.Namespace, dataset: Any) -> Any:
+    """The threat model that options ask for. Raises EcgnbError if they must say what is attacked, and do not."""
+    from ecgnb.attacks.threats import Threat
+
+    attacked, target = options.attack_class, options.target
+    unit = "µV" if options.unit in ("uV", "μV") else options.unit
+    present = [symbol for c, symbol in enumerate(dataset.classes) if (dataset.y == c).any()]
+    remedy = f"say with --attack-class which of {', '.join(present)} is attacked, or '' for all"
+    if attacked is None:
+        if target is not None or not {"A", "N"} <= set(dataset.classes):
+            raise EcgnbError(f"{dataset.title}: {remedy}")
+        attacked, target = "A", "N"
+    threat = Threat(attacked, target or "", options.epsilon, unit)
+    threat.goal(dataset.classes)
+    if not threat.is_attacked(dataset).any():
+        raise EcgnbError(f"{dataset.title}: no recording of class {attacked}, nothing to attack; {remedy}")
+    return threat
 
 
 def _add_train(commands: Any) -> None:
@@ -81,6 +133,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--start", default="", help="model to start from (a defence: baseline; baseline: none)")
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
+    _add_reading(parser)
     for setting in dataclasses.fields(TrainingConfig):
         if setting.name != "defence":
             allowed = setting.metadata["allowed"]
@@ -100,7 +153,8 @@ def _train(options: argparse.Namespace) -> None:
     overrides = {n: v for n, v in vars(options).items() if n in names and v is not None}
     config = training_config(options.defence, options.protocol, **overrides)
     values.check_folder("folder", options.folder)
-    train_set, dev_set = (load_data(split, protocol=options.protocol, data=options.data) for split in ("train", "dev"))
+    how = {"protocol": options.protocol, "data": options.data, "reading": _reading(options)}
+    train_set, dev_set = (load_data(split, **how) for split in ("train", "dev"))
     name = options.start or ("" if config.defence == "baseline" else "baseline")
     start = load_model(name) if name else None
     _, history = train(config, train_set, dev_set, options.folder, start, resume=not options.fresh)
@@ -114,7 +168,7 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="attack a model in many ways, check the attacks, write JSON and an HTML page",
-        description="Attacks the AF recordings of a split. The same call resumes an interrupted "
+        description="Attacks the recordings of a class, by default AF. The same call resumes an interrupted "
         "evaluation: finished chunks are stored in OUT/cache.",
     )
     parser.add_argument("model", help="a shipped model by name, or a .keras or .hdf5 file")
@@ -131,6 +185,11 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--surrogate", default="", help="model to transfer attacks from (baseline; for it, adaptive)")
     parser.add_argument("--seed", default=2017, help="of random starts, noise and intervals (2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    parser.add_argument(
+        "--save-examples", action="store_true", help="also write adversarial examples, to OUT/…-examples.npz"
+    )
+    _add_threat(parser)
+    _add_reading(parser)
     _add_cluster(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -147,6 +206,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
     from ecgnb.evaluation.engine import evaluate, named_models
+    from ecgnb.evaluation.examples import save_examples
     from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
@@ -158,17 +218,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
     one_core_a_batch()
-    dataset = load_data(options.split, data=options.data)
+    dataset = load_data(options.split, data=options.data, reading=_reading(options))
     other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
     model, *others = named_models(list(dict.fromkeys([options.model, other])))
     surrogate = others[0] if others else model
+    dataset = dataset.with_classes(model.classifier.classes)
+    threat = _threat(options, dataset)
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     check_free(path, model.digest)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
             dataset,
-            suite(options.suite),
+            suite(options.suite, threat, dataset),
             surrogate=surrogate,
             cache=options.out / "cache",
             seed=seed,
@@ -176,6 +238,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             workers=computing,
         )
     write_report(path, report)
+    if options.save_examples:
+        examples = path.with_name(f"{path.stem}-examples.npz")
+        save_examples(examples, report, dataset)
+        print(examples)
     html = path.with_suffix(".html")
     write_text(html, page(report))
     print(dataset.title)
@@ -184,6 +250,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     for check in report.checks:
         if check.verdict != "pass":
             print(f"{check.verdict}: {check.title}: {check.evidence}; {check.advice}")
+    for what in report.left_out:
+        print(f"left out: {what}")
     print(f"{path}\n{html}")
 
 
@@ -191,12 +259,14 @@ def _add_transfer(commands: Any) -> None:
     parser = commands.add_parser(
         "transfer",
         help="craft attacks on each of several models, evaluate them on each",
-        description="The study's PGD-20 on the AF recordings: crafted on one model, evaluated on another.",
+        description="The study's PGD-20, by default on the AF recordings: crafted on one model, evaluated on another.",
     )
     parser.add_argument("models", nargs="+", help="shipped models by name, or model files")
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--split", default="validation", help="validation or test (validation)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_threat(parser)
+    _add_reading(parser)
     _add_cluster(parser)
     parser.set_defaults(run=_transfer)
 
@@ -211,10 +281,12 @@ def _transfer(options: argparse.Namespace) -> None:
 
     values.check_folder("--out", options.out)
     one_core_a_batch()
-    dataset = load_data(options.split, data=options.data)
     models = named_models(options.models)
+    dataset = load_data(options.split, data=options.data, reading=_reading(options))
+    dataset = dataset.with_classes(models[0].classifier.classes)
+    threat = _threat(options, dataset)
     with workers(options.cluster) as computing:
-        found = transfer(models, dataset, cache=options.out / "cache", progress=True, workers=computing)
+        found = transfer(models, dataset, threat, cache=options.out / "cache", progress=True, workers=computing)
     path = options.out / f"transfer-{dataset.split}.json"
     write_json(path, found)
     print(f"{dataset.title}; attack success rate, crafted on (rows), evaluated on (columns)")

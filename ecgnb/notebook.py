@@ -134,7 +134,7 @@ def load_or_train(
     config: TrainingConfig | None,
     name: str,
     folder: Path,
-    source: dict[str, str],
+    source: dict[str, Any],
     *,
     start: str | Path = "baseline",
     resume: bool = True,

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ecgnb import metrics
 from ecgnb.attacks import NOISE_BASELINES, AttackProblem, AttackResult, Threat, add_noise, from_examples
-from ecgnb.attacks.noise import NOISE_TITLES
+from ecgnb.attacks.noise import NOISE_TITLES, possible_noise
 from ecgnb.attacks.preprocessing import PreprocessedClassifier, filtered, standardised
 from ecgnb.constants import BAND
 from ecgnb.data.dataset import Dataset
@@ -27,7 +28,7 @@ from ecgnb.evaluation.checks import run_checks
 from ecgnb.evaluation.minimal import MinimalPerturbation, curve, robustness_curve, run_minimal, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
 from ecgnb.evaluation.schema import About, Condition, Report
-from ecgnb.evaluation.suites import STUDY_ATTACK, Suite
+from ecgnb.evaluation.suites import STUDY_ATTACK, STUDY_THREAT, Suite
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
 from ecgnb.models.classifier import UNDEFINED, check_defined, predicted_classes
@@ -112,10 +113,13 @@ class _Evaluation:
         if surrogate is None and (suite.transferred or suite.checks):
             raise EcgnbError(f"suite {suite.name} needs a surrogate model to transfer from")
         self.surrogate = surrogate or model
+        self.suite, self.left_out = possible_suite(suite, dataset)
         self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
         self.subset = dataset.take(self.rows)
         if not len(self.subset):
             raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
+        if suite.checks:
+            self.left_out += signals.left_out(self.subset)
         self.problem = suite.threat.on(self.subset)
         self.clean = self._predict(dataset.x)
         check_defined(self.clean, dataset.names, model.name)
@@ -274,9 +278,12 @@ class _Evaluation:
 
     def _preprocessing(self, attacks: Mapping[str, AttackResult]) -> dict[str, dict[str, metrics.Estimate]]:
         """Recall behind an input transformation: clean, under attacks unaware of it, and under one that is aware."""
-        outcome = {}
+        if self.dataset.standardise not in ("recording", "lead"):
+            return {}
+        outcome, together = {}, self.dataset.standardise == "recording" and len(self.dataset.leads) > 1
         for name, transformation in TRANSFORMATIONS.items():
-            classifier = PreprocessedClassifier(self.model.classifier, transformation)
+            transformed = partial(transformation, together=True) if together else transformation
+            classifier = PreprocessedClassifier(self.model.classifier, transformed)
             digest = self.model.digest + name
             behind = EvaluatedModel(f"{self.model.name}-{name}", classifier, digest)
             examples = [self.problem.x, *(result.x for result in attacks.values())]
@@ -305,8 +312,9 @@ class _Evaluation:
         )
         is_certified = certificates.predicted == subset.y
         radius = certificates.radius[is_certified]
-        linf = linf_equivalent(certificates.radius, subset.lengths)[is_certified]
-        label = subset.classes.index(self.suite.threat.attack_class)
+        values, attacked = subset.lengths * subset.x.shape[2], self.suite.threat.attack_class
+        linf = linf_equivalent(certificates.radius, values)[is_certified]
+        label = subset.classes.index(attacked) if attacked else None
         radii = np.unique([0.0, *radius])
         return {
             "sigma": SIGMA,
@@ -315,8 +323,14 @@ class _Evaluation:
             "curve": certified_recall(certificates, subset.y, label, radii),
             "largest_radius_l2": float(radius.max(initial=0)),
             "largest_radius_linf": float(linf.max(initial=0)),
-            "l2_radius_of_study_epsilon": float(l2_equivalent(self.suite.threat.epsilon, np.median(subset.lengths))),
+            "l2_radius_of_study_epsilon": float(l2_equivalent(self._epsilon(), np.median(values))),
         }
+
+    def _epsilon(self) -> float:
+        """ε of the threat in z-units, the median over recordings if it is in µV."""
+        return (
+            self.suite.threat.epsilon if self.suite.threat.unit == "z" else float(np.median(self.problem.ball.radius))
+        )
 
     def _signals(self, attacks: Mapping[str, AttackResult], noise: Mapping[str, np.ndarray]) -> dict[str, dict]:
         """What each attack and each noise baseline did to the signal."""
@@ -368,21 +382,20 @@ class _Evaluation:
             preprocessing=parts.get("preprocessing", {}),
             certification=parts.get("certification", {}),
             signals=parts.get("signals", {}),
+            left_out=self.left_out,
             examples=attacks,
         )
         return self._with_minimal(report, parts["minimal"], worst) if "minimal" in parts else report
 
     def _with_minimal(self, report: Report, minimal: MinimalPerturbation, worst: WorstCase) -> Report:
-        uv, seed, correct = 1000 * self.subset.sd_mv, self.how.seed, self.is_correct
+        uv, seed, correct = self.subset.uv_per_z, self.how.seed, self.is_correct
         radius, radius_uv = minimal.radius, minimal.radius * uv
+        in_uv = {"uv": summarise(radius_uv, correct, LARGEST_UV, seed)} if self.subset.has_mv else {}
         return replace(
             report,
             curves={"attack": robustness_curve(radius, correct, LARGEST)} | report.curves,
-            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV),
-            minimal_epsilon={
-                "z": summarise(radius, correct, LARGEST, seed),
-                "uv": summarise(radius_uv, correct, LARGEST_UV, seed),
-            },
+            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV) if in_uv else {},
+            minimal_epsilon={"z": summarise(radius, correct, LARGEST, seed)} | in_uv,
             attacked=[
                 {
                     "record": str(self.subset.names[i]),
@@ -454,6 +467,25 @@ def worst_case(attacks: Mapping[str, AttackResult], problem: AttackProblem) -> W
     return WorstCase(x, predicted, np.array(list(attacks))[best])
 
 
+def possible_suite(suite: Suite, dataset: Dataset) -> tuple[Suite, list[str]]:
+    """A suite without what a data set does not allow, and a sentence for each part that is left out."""
+    samples, fs, said = dataset.x.shape[1], dataset.fs, []
+    noise = tuple(name for name in suite.noise if possible_noise(name, samples, fs))
+    said += [
+        f"{NOISE_TITLES[name]}: recordings of {samples / fs:.3g} s at {fs:g} Hz cannot hold it"
+        for name in suite.noise
+        if name not in noise
+    ]
+    cases = {key: case for key, case in suite.cases.items() if dataset.has_mv or case.threat.unit == "z"}
+    if not dataset.has_mv:
+        said.append("everything in µV: the recordings were given in z-units")
+    if suite.checks and fs / 2 < BAND[1]:
+        said.append(f"the pass-band from {fs / 2:g} to {BAND[1]:g} Hz: half the sampling rate ends it")
+    if suite.extras and dataset.standardise not in ("recording", "lead"):
+        said.append("input transformations: the recordings are not standardised one by one")
+    return replace(suite, noise=noise, cases=cases), said
+
+
 def describe(dataset: Dataset, *, seed: int, model: str, digest: str = "", suite: str = "") -> About:
     """Where numbers made from a data set come from."""
     versions = {"python": platform.python_version()}
@@ -481,18 +513,18 @@ def describe(dataset: Dataset, *, seed: int, model: str, digest: str = "", suite
 def transfer(
     models: Sequence[EvaluatedModel],
     dataset: Dataset,
+    threat: Threat = STUDY_THREAT,
     *,
     cache: Path | None = None,
     seed: int = 2017,
     progress: bool = False,
     workers: Workers = HERE,
 ) -> dict[str, Any]:
-    """The study's attack crafted on each model and evaluated on each, as plain values.
+    """The study's attack, under any threat, crafted on each model and evaluated on each, as plain values.
 
     "success": crafted on -> evaluated on -> attack success rate among the recordings that the latter classifies
     correctly when clean; "digests": name -> digest of each model.
     """
-    threat = Threat()
     attacked_set = dataset.take(threat.is_attacked(dataset))
     if not len(attacked_set):
         raise EcgnbError(f"{dataset.title}: no recording of class {threat.attack_class}, nothing to attack")

@@ -107,11 +107,15 @@ def problem_key(model: EvaluatedModel, problem: AttackProblem) -> dict:
     ball = problem.ball
     return {
         "model": model.digest,
-        "recordings": array_digest(problem.y, ball.centre, ball.radius, ball.mask),
+        "recordings": array_digest(problem.y, ball.centre, ball.radius, ball.mask, *_given(ball.scale)),
         "goal": problem.goal.target,
         "ball": type(ball).__name__,
         "band": getattr(ball, "band", None),
     }
+
+
+def _given(scale: np.ndarray | None) -> list[np.ndarray]:
+    return [] if scale is None else [scale]
 
 
 def _attacked(item: tuple[Attack, AttackProblem], model: EvaluatedModel, *, seed: int) -> dict[str, np.ndarray]:

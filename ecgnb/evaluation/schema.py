@@ -103,6 +103,7 @@ class Report:
     preprocessing : transformation -> condition -> estimate of recall behind it
     certification : of randomized smoothing, see `certification`
     signals : condition -> measure -> {"median", "p5", "p95"}, see `signals`
+    left_out : what the suite asks for and these recordings do not allow, a sentence each
     examples : condition -> adversarial examples of the attacked class; in memory only, not written
     """
 
@@ -121,6 +122,7 @@ class Report:
     preprocessing: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     certification: dict[str, Any] = field(default_factory=dict)
     signals: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     schema: int = SCHEMA
     examples: dict[str, AttackResult] = field(default_factory=dict, compare=False)
 

@@ -329,7 +329,11 @@ def recording_table(report: Report) -> pd.DataFrame:
         found["record"]: {
             "predicted when clean": class_name(clean[found["record"]]),
             "minimal ε, z-units": above if (z := found["minimal_epsilon_z"]) is None else f"{z:.3f}",
-            "minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}",
+            **(
+                {"minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}"}
+                if report.curve_uv
+                else {}
+            ),
             "strongest attack": _title(report, found["worst_attack"]),
         }
         for found in report.attacked
