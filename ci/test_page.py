@@ -99,6 +99,17 @@ def test_few_correctly_classified_recordings_are_not_flattered():
     assert not tables.undecided(enough) and "verdict" not in tables.headline(enough)
 
 
+def test_many_classes_have_their_recall_without_a_matrix():
+    report = own_report()
+    few = page(report)
+    more = tuple(f"class {i}" for i in range(11))
+    scores = metrics.scores(np.arange(14), np.arange(14), (*OWN, *more))
+    clean = replace(report.conditions["clean"], scores=scores)
+    many = page(replace(report, classes=(*OWN, *more), conditions=report.conditions | {"clean": clean}))
+    assert few.count('<td class="cell') == 9 and many.count('<td class="cell') == 0
+    assert many.count('<td class="recall">') == 14
+
+
 @pytest.fixture(scope="module")
 def shown(demo_dev):
     """A report of demo recordings and their examples, of which PGD-20 succeeds on all AF but the first."""
