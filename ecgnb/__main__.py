@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import shlex
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         options = parser.parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options.command_line = shlex.join(["python", "-m", "ecgnb", *given])
         options.run(options)
     except EcgnbError as error:
         print(f"ecgnb: {error}", file=sys.stderr)
@@ -213,7 +217,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.files import write_text
     from ecgnb.models.devices import one_core_a_batch
     from ecgnb.report.page import page
-    from ecgnb.report.tables import headline
+    from ecgnb.report.tables import clean_table, headline
 
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
@@ -243,12 +247,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         save_examples(examples, report, dataset)
         print(examples)
     html = path.with_suffix(".html")
-    write_text(html, page(report))
+    made = {"command": options.command_line, "date": date.today().isoformat()}
+    write_text(html, page(report, dataset, made))
     print(dataset.title)
+    print(f"nothing attacked:\n{clean_table(report).to_string()}")
     for what, number in headline(report).items():
         print(f"{what}: {number}")
     for check in report.checks:
-        if check.verdict != "pass":
+        if check.verdict in ("warn", "fail"):
             print(f"{check.verdict}: {check.title}: {check.evidence}; {check.advice}")
     for what in report.left_out:
         print(f"left out: {what}")

@@ -27,7 +27,7 @@ from ecgnb.evaluation.certification import certified_recall, certify, l2_equival
 from ecgnb.evaluation.checks import run_checks
 from ecgnb.evaluation.minimal import MinimalPerturbation, curve, robustness_curve, run_minimal, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
-from ecgnb.evaluation.schema import About, Condition, Report
+from ecgnb.evaluation.schema import About, Condition, Report, Symbols
 from ecgnb.evaluation.suites import STUDY_ATTACK, STUDY_THREAT, Suite
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
@@ -395,7 +395,7 @@ class _Evaluation:
             report,
             curves={"attack": robustness_curve(radius, correct, LARGEST)} | report.curves,
             curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV) if in_uv else {},
-            minimal_epsilon={"z": summarise(radius, correct, LARGEST, seed)} | in_uv,
+            minimal_epsilon={"z": summarise(radius, correct, LARGEST, seed)} | in_uv if correct.any() else {},
             attacked=[
                 {
                     "record": str(self.subset.names[i]),
@@ -440,8 +440,9 @@ class _Evaluation:
         everyone[rows] = predicted
         return everyone
 
-    def _symbols(self, classes: np.ndarray) -> str:
-        return "".join("?" if c == UNDEFINED else self.dataset.classes[c] for c in classes)
+    def _symbols(self, classes: np.ndarray) -> Symbols:
+        symbols = ["?" if c == UNDEFINED else self.dataset.classes[c] for c in classes]
+        return "".join(symbols) if all(len(symbol) == 1 for symbol in self.dataset.classes) else symbols
 
 
 @dataclass(frozen=True)
