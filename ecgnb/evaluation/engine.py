@@ -390,12 +390,12 @@ class _Evaluation:
     def _with_minimal(self, report: Report, minimal: MinimalPerturbation, worst: WorstCase) -> Report:
         uv, seed, correct = self.subset.uv_per_z, self.how.seed, self.is_correct
         radius, radius_uv = minimal.radius, minimal.radius * uv
-        in_uv = {"uv": summarise(radius_uv, correct, LARGEST_UV, seed)} if self.subset.has_mv else {}
+        units = {"z": (radius, LARGEST)} | ({"uv": (radius_uv, LARGEST_UV)} if self.subset.has_mv else {})
         return replace(
             report,
             curves={"attack": robustness_curve(radius, correct, LARGEST)} | report.curves,
-            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV) if in_uv else {},
-            minimal_epsilon={"z": summarise(radius, correct, LARGEST, seed)} | in_uv,
+            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV) if "uv" in units else {},
+            minimal_epsilon={unit: summarise(r, correct, largest, seed) for unit, (r, largest) in units.items()},
             attacked=[
                 {
                     "record": str(self.subset.names[i]),
