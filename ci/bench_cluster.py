@@ -103,7 +103,8 @@ def million(folder: Path) -> str:
     """What a million recordings cost at the speed in cluster.json, as Markdown."""
     numbers = json.loads((folder / "cluster.json").read_text())
     about = numbers["about"]
-    two, one, plain = (numbers["cases"]["cluster"][name] for name in ("two_workers", "one_worker", "this_process"))
+    sides = numbers["cases"]["cluster"]
+    two, one = sides["two_workers"], sides["one_worker"]
     costs = {
         "an AF recording, suite quick": one["seconds"] / one["recordings"],
         "a recording, a pass of training": one["training_seconds"],
@@ -115,11 +116,12 @@ def million(folder: Path) -> str:
         f"From `figures/cluster.json`: {about['data']}, validation, {one['recordings']} AF; {about['cores']} cores; "
         f"TensorFlow {about['versions']['tensorflow']}; medians of {about['runs']} runs of commit {about['commit']}.",
         f"One worker of one thread took {one['seconds']:.0f} s for an evaluation; two took {two['seconds']:.0f} s "
-        f"({one['ratio']:.2f} times as fast), with the same predictions. "
-        f"Without a cluster one process took {plain['seconds']:.0f} s on both cores.",
+        f"({one['ratio']:.2f} times as fast), with the same predictions.",
         f"A worker took up to {max(one['memory_gib'], two['memory_gib']):.1f} GiB.",
         "The last column assumes that more cores scale as two do; nobody has measured that.",
     )
+    if plain := sides.get("this_process"):
+        words = (*words, f"Without a cluster, one process on all cores took {plain['seconds']:.0f} s.")
     return "\n".join([*table, "", *words])
 
 
