@@ -40,21 +40,21 @@ def waveform(report: Report, dataset: Dataset) -> dict[str, Any]:
     """One recording, clean and attacked, on ECG paper; {} if the report holds no examples, or millivolts are not known.
 
     Of those that the attack succeeds on (else: that are classified correctly) the one whose SD, and so ε in µV, is the
-    median. dataset : what the report was made from.
-    {"record", "title" of the attack, "of" how many, "succeeds", "sd_uv", "before" and "after" (classes predicted),
+    median; of several leads the one that R-peaks are looked for in. dataset : what the report was made from.
+    {"record", "title" of the attack, "of" how many, "succeeds", "sd_uv", "lead" ("" for the only one), "before" and "after" (classes predicted),
     "largest_uv", "factor", "strips"}; a strip is
     {"traces": [(name, path in mm)], "left", "top", "width", "height" in mm}.
     """
     key = next((name for name in ("pgd20", *report.examples) if name in report.examples), "")
     rows = np.flatnonzero(Threat(**report.threat).is_attacked(dataset))
     correct = (report.predicted("clean") == report.y)[rows]
-    if not key or not correct.any() or not np.isfinite(dataset.sd_mv).all():
+    if not key or not correct.any() or not dataset.has_mv:
         return {}
     result = report.examples[key]
     succeeds = bool((correct & result.success).any())
     chosen = np.flatnonzero(correct & result.success if succeeds else correct)
-    sd = dataset.sd_mv[rows].reshape(len(rows), -1).mean(axis=1)[chosen]
-    median = np.argsort(sd, kind="stable")[(len(sd) - 1) // 2]
+    sd_uv = dataset.uv_per_z[rows][chosen]
+    median = np.argsort(sd_uv, kind="stable")[(len(sd_uv) - 1) // 2]
     row = chosen[median]
     one = dataset.take(rows[[row]])
     clean, attacked = (one.in_mv(x)[0][: round(SECONDS * one.fs)] for x in (one.x, result.x[[row]]))
@@ -69,7 +69,8 @@ def waveform(report: Report, dataset: Dataset) -> dict[str, Any]:
         "title": report.conditions[key].title,
         "of": len(chosen),
         "succeeds": succeeds,
-        "sd_uv": 1000 * sd[median],
+        "sd_uv": sd_uv[median],
+        "lead": dataset.leads[dataset.rhythm] if len(dataset.leads) > 1 else "",
         "before": report.classes[report.predicted("clean")[rows[row]]],
         "after": report.classes[report.predicted(key)[rows[row]]],
         "largest_uv": 1000 * largest,
