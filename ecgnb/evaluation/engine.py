@@ -312,8 +312,8 @@ class _Evaluation:
         )
         is_certified = certificates.predicted == subset.y
         radius = certificates.radius[is_certified]
-        values, attacked = subset.lengths * subset.x.shape[2], self.suite.threat.attack_class
-        linf = linf_equivalent(certificates.radius, values)[is_certified]
+        numbers, attacked = subset.lengths * subset.x.shape[2], self.suite.threat.attack_class
+        linf = linf_equivalent(certificates.radius, numbers)[is_certified]
         label = subset.classes.index(attacked) if attacked else None
         radii = np.unique([0.0, *radius])
         return {
@@ -323,7 +323,7 @@ class _Evaluation:
             "curve": certified_recall(certificates, subset.y, label, radii),
             "largest_radius_l2": float(radius.max(initial=0)),
             "largest_radius_linf": float(linf.max(initial=0)),
-            "l2_radius_of_study_epsilon": float(l2_equivalent(self._epsilon(), np.median(values))),
+            "l2_radius_of_study_epsilon": float(l2_equivalent(self._epsilon(), np.median(numbers))),
         }
 
     def _epsilon(self) -> float:
