@@ -10,20 +10,20 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_cluster import cluster_case, timed
 
-from ecgnb.constants import CLASSES
+from ecgnb.constants import CLASSES, WINDOW
 from ecgnb.data.dataset import balanced_index, class_weights, load_data
 from ecgnb.files import write_json
 
 AF, NORMAL = CLASSES.index("A"), CLASSES.index("N")
 ONE_HOT = np.eye(len(CLASSES), dtype=np.float32)
-BATCH = 32  # recordings
+BATCHES = (16, 32, 64)  # recordings, of which each peer gets the one that is fastest for it
 EPSILON, STEP_SIZE = 0.2, 0.02  # z-units: the original's attack
 LARGEST, RESOLUTION = 1.0, 0.005  # z-units, of minimal ε
 
@@ -32,20 +32,23 @@ LARGEST, RESOLUTION = 1.0, 0.005  # z-units, of minimal ε
 class Size:
     """How much is done.
 
-    recordings, steps : of attacks; per_class : recordings of a class in an epoch; compiling : the same, in the
-    epoch before the clock starts, whose last batch must be as large; grid : values of ε on a curve; evaluated : AF
+    recordings, steps : of attacks; batch : recordings that a peer attacks at a time; per_class : recordings of a
+    class in an epoch; of_half : the same where half of each batch is attacked; compiling : the same, in the epoch
+    before the clock starts, whose last batch must be as large; grid : values of ε on a curve; evaluated : AF
     recordings on a cluster, 0 for all of validation.
     """
 
     recordings: int = 64
     steps: int = 20
+    batch: int = 32
     per_class: int = 300
+    of_half: int = 64
     compiling: int = 36
     grid: int = 10
     evaluated: int = 0
 
 
-FULL, QUICK = Size(), Size(4, steps=3, per_class=8, compiling=8, grid=3, evaluated=8)
+FULL, QUICK = Size(), Size(4, steps=3, per_class=8, of_half=8, compiling=8, grid=3, evaluated=8)
 
 
 def baseline() -> Any:
@@ -57,7 +60,7 @@ def baseline() -> Any:
 def classifier_of(model: Any, precision: str = "float32") -> Any:
     from ecgnb.models.keras_classifier import KerasClassifier
 
-    return KerasClassifier(model, BATCH, precision)
+    return KerasClassifier(model, precision=precision)
 
 
 def attack_problem(x: np.ndarray, epsilon: float = EPSILON) -> Any:
@@ -69,7 +72,8 @@ def attack_problem(x: np.ndarray, epsilon: float = EPSILON) -> Any:
     return AttackProblem(np.full(len(x), AF), Goal(NORMAL), ball)
 
 
-# PGD and Auto-PGD. A side takes a model and an attack problem; it returns steps -> AttackResult, or (n, 9000, 1).
+# PGD and Auto-PGD. A side takes a model, an attack problem and a batch size, which only peers heed; it returns
+# steps -> AttackResult, or (n, 9000, 1).
 
 
 def attack_case(side: Callable, size: Size, data: str) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def attack_case(side: Callable, size: Size, data: str) -> dict[str, Any]:
     parts = (load_data(split, data=data).of_class("A").x for split in ("validation", "test"))
     problem = attack_problem(np.concatenate(list(parts))[: size.recordings])
     model = baseline()
-    attack = side(model, problem)
+    attack = side(model, problem, size.batch)
     attack(1)
     found, cost = timed(lambda: attack(size.steps))
     x, claimed, gradients = found, None, len(problem) * size.steps
@@ -95,7 +99,7 @@ def attack_case(side: Callable, size: Size, data: str) -> dict[str, Any]:
 def ours(name: str, precision: str = "float32", **settings: bool) -> Callable:
     """An attack of ours, by name."""
 
-    def side(model, problem):
+    def side(model, problem, _):
         from ecgnb import attacks
 
         attack, classifier = getattr(attacks, name), classifier_of(model, precision)
@@ -104,28 +108,28 @@ def ours(name: str, precision: str = "float32", **settings: bool) -> Callable:
     return side
 
 
-def unverified_bfloat16(model, problem):
+def unverified_bfloat16(model, problem, batch):
     """Ours on a network that computes in bfloat16; nothing is verified in float32."""
     from ecgnb.models.network import in_bfloat16
 
     low_precision = in_bfloat16(model)
     low_precision.set_weights(model.get_weights())
-    return ours("pgd", until_success=True)(low_precision, problem)
+    return ours("pgd", until_success=True)(low_precision, problem, batch)
 
 
-def notebook_loop(model, problem):
-    return lambda steps: eager_pgd(model, problem.x, steps)
+def notebook_loop(model, problem, batch):
+    return lambda steps: eager_pgd(model, problem.x, steps, batch)
 
 
-def eager_pgd(model, x: np.ndarray, steps: int) -> np.ndarray:
+def eager_pgd(model, x: np.ndarray, steps: int, batch: int) -> np.ndarray:
     """Targeted PGD as in many notebooks, (n, 9000, 1): eager tape, sign, clip; batch by batch."""
     import keras
     import tensorflow as tf
 
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     batches = []
-    for first in range(0, len(x), BATCH):
-        clean = current = tf.constant(x[first : first + BATCH])
+    for first in range(0, len(x), batch):
+        clean = current = tf.constant(x[first : first + batch])
         for _ in range(steps):
             with tf.GradientTape() as tape:
                 tape.watch(current)
@@ -140,18 +144,11 @@ def eager_pgd(model, x: np.ndarray, steps: int) -> np.ndarray:
 def art(name: str, **settings: Any) -> Callable:
     """An attack of the Adversarial Robustness Toolbox, by name (Nicolae et al. 2018)."""
 
-    def side(model, problem):
-        import keras
+    def side(model, problem, batch):
         from art.attacks import evasion
-        from art.estimators.classification import TensorFlowV2Classifier
 
-        classifier = TensorFlowV2Classifier(
-            model=lambda x, training=False: model(x, training=False),
-            nb_classes=len(CLASSES),
-            input_shape=problem.x.shape[1:],
-            loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
-        )
-        shared = dict(norm=np.inf, eps=EPSILON, targeted=True, batch_size=BATCH, verbose=False)
+        classifier = art_classifier(lambda x, training=False: model(x, training=False))
+        shared = dict(norm=np.inf, eps=EPSILON, targeted=True, batch_size=batch, verbose=False)
 
         def run(steps):
             attack = getattr(evasion, name)(classifier, max_iter=steps, **shared, **settings)
@@ -162,8 +159,17 @@ def art(name: str, **settings: Any) -> Callable:
     return side
 
 
-def cleverhans(model, problem):
-    """CleverHans 4 (Papernot et al. 2018), for TensorFlow 2. It takes all recordings as one batch."""
+def art_classifier(model, **settings: Any) -> Any:
+    import keras
+    from art.estimators.classification import TensorFlowV2Classifier
+
+    cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    shape = dict(nb_classes=len(CLASSES), input_shape=(WINDOW, 1))
+    return TensorFlowV2Classifier(model=model, loss_object=cross_entropy, **shape, **settings)
+
+
+def cleverhans(model, problem, batch):
+    """CleverHans 4 (Papernot et al. 2018), for TensorFlow 2."""
     from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
     def logits(x):
@@ -171,26 +177,34 @@ def cleverhans(model, problem):
 
     def run(steps):
         budget = (EPSILON, STEP_SIZE, steps, np.inf)
-        goal = dict(y=problem.targets, targeted=True, rand_init=False)
-        return projected_gradient_descent(logits, problem.x, *budget, **goal).numpy()
+        parts = []
+        for first in range(0, len(problem), batch):
+            rows = slice(first, first + batch)
+            goal = dict(y=problem.targets[rows], targeted=True, rand_init=False)
+            parts.append(projected_gradient_descent(logits, problem.x[rows], *budget, **goal).numpy())
+        return np.concatenate(parts)
 
     return run
 
 
-def foolbox(model, problem):
-    """Foolbox 3 (Rauber et al. 2020). It takes all recordings as one batch."""
+def foolbox(model, problem, batch):
+    """Foolbox 3 (Rauber et al. 2020)."""
     import foolbox
     import tensorflow as tf
 
     bounds = float(problem.x.min()) - EPSILON, float(problem.x.max()) + EPSILON
     wrapped = foolbox.TensorFlowModel(model, bounds=bounds)
-    goal = foolbox.criteria.TargetedMisclassification(tf.constant(problem.targets))
 
     def run(steps):
         attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
             abs_stepsize=STEP_SIZE, steps=steps, random_start=False
         )
-        return attack(wrapped, tf.constant(problem.x), goal, epsilons=EPSILON)[0].numpy()
+        parts = []
+        for first in range(0, len(problem), batch):
+            x, targets = (tf.constant(part[first : first + batch]) for part in (problem.x, problem.targets))
+            goal = foolbox.criteria.TargetedMisclassification(targets)
+            parts.append(attack(wrapped, x, goal, epsilons=EPSILON)[0].numpy())
+        return np.concatenate(parts)
 
     return run
 
@@ -207,8 +221,10 @@ def epoch_case(side: tuple[str, Callable], size: Size, data: str) -> dict[str, A
     import keras
 
     from ecgnb.models import network
+    from ecgnb.progress import bar
     from ecgnb.training.configuration import training_config
     from ecgnb.training.defences import split_in_halves
+    from ecgnb.training.step import fit_function
 
     (precision, attack_with), start = side, baseline()
     config = training_config("adaptive", "original")
@@ -217,6 +233,7 @@ def epoch_case(side: tuple[str, Callable], size: Size, data: str) -> dict[str, A
     adam = keras.optimizers.Adam(config.learning_rate)
     model.compile(adam, keras.losses.CategoricalCrossentropy(from_logits=True))
     attack = attack_with(model)
+    fit = fit_function(model, config.batch_size, copies=1)
 
     def epoch(per_class: int) -> np.ndarray:
         model.set_weights(start.get_weights())
@@ -226,7 +243,10 @@ def epoch_case(side: tuple[str, Callable], size: Size, data: str) -> dict[str, A
         x = np.concatenate([train.x[clean], adversarial])
         y = train.y[np.concatenate([clean, attacked])]
         weights = class_weights(train.y[drawn])[y]
-        model.fit(x, ONE_HOT[y], sample_weight=weights, batch_size=BATCH, verbose=0)
+        if attack_with is our_attack:
+            fit(x, ONE_HOT[y], weights.astype(np.float32), bar(""))
+        else:
+            model.fit(x, ONE_HOT[y], sample_weight=weights, batch_size=config.batch_size, verbose=0)
         attack(watched.x[:per_class], config.steps)
         return adversarial
 
@@ -244,7 +264,71 @@ def our_attack(model):
 
 
 def notebook_attack(model):
-    return lambda x, steps: eager_pgd(model, x, steps)
+    return lambda x, steps: eager_pgd(model, x, steps, 32)
+
+
+# Adversarial training of half of each batch. A side takes a model and returns (x, y, steps) -> None.
+
+
+def half_case(side: Callable, size: Size, data: str) -> dict[str, Any]:
+    """Time an epoch in which half of each batch of 32 is attacked, untargeted, with the weights of that moment.
+
+    success : of all recordings attacked once more, by the trained network; it shows that training took place.
+    """
+    import keras
+
+    from ecgnb.attacks import AttackProblem, Goal, pgd
+    from ecgnb.models import network
+
+    train, start = load_data("train", data=data), baseline()
+    model = network.build(0.0)
+    model.compile(keras.optimizers.Adam(1e-4), keras.losses.CategoricalCrossentropy(from_logits=True))
+    train_epoch = side(model)
+
+    def epoch(per_class: int):
+        model.set_weights(start.get_weights())
+        drawn = balanced_index(train.y, per_class, np.random.default_rng(0))
+        train_epoch(train.x[drawn], train.y[drawn], size.steps // 2)
+        return drawn
+
+    epoch(8)  # one batch
+    drawn, cost = timed(lambda: epoch(size.of_half))
+    ball = attack_problem(train.x[drawn]).ball
+    found = pgd(classifier_of(model), AttackProblem(train.y[drawn], Goal(), ball), steps=size.steps // 2)
+    return cost | {"robust_accuracy": float(1 - found.success.mean())}
+
+
+def our_training(model):
+    from ecgnb.attacks import AttackProblem, Goal, pgd
+    from ecgnb.progress import bar
+    from ecgnb.training.step import fit_function
+
+    classifier, fit = classifier_of(model), fit_function(model, 32, copies=1)
+
+    def train_epoch(x, y, steps):
+        for first in range(0, len(x), 32):
+            batch, labels = x[first : first + 32].copy(), y[first : first + 32]
+            half = len(batch) // 2
+            problem = AttackProblem(labels[:half], Goal(), attack_problem(batch[:half]).ball)
+            batch[:half] = pgd(classifier, problem, steps=steps).x
+            fit(batch, ONE_HOT[labels], np.ones(len(batch), np.float32), bar(""))
+
+    return train_epoch
+
+
+def art_training(model):
+    """The AdversarialTrainer of ART, after Goodfellow et al. 2015."""
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.defences.trainer import AdversarialTrainer
+
+    classifier = art_classifier(model, optimizer=model.optimizer)
+
+    def train_epoch(x, y, steps):
+        budget = dict(eps=EPSILON, eps_step=STEP_SIZE, max_iter=steps, batch_size=32)
+        attack = ProjectedGradientDescent(classifier, np.inf, **budget, verbose=False)
+        AdversarialTrainer(classifier, attack, ratio=0.5).fit(x, ONE_HOT[y], batch_size=32, nb_epochs=1)
+
+    return train_epoch
 
 
 # The robustness curve. A side takes a classifier, a problem as wide as the curve, and a size.
@@ -360,11 +444,16 @@ CASES: dict[str, tuple[Callable[[Any, Size, str], dict[str, Any]], dict[str, Any
             "notebook": ("float32", notebook_attack),
         },
     ),
+    "half": (half_case, {"ecgnb": our_training, "art": art_training}),
     "curve": (curve_case, {"ecgnb": search, "grid": grid}),
-    "cluster": (cluster_case, {"two_workers": 2, "one_worker": 1}),
+    "cluster": (cluster_case, {"two_workers": 2, "one_worker": 1, "this_process": 0}),
     "loading": (loading_case, {"first": True, "later": False}),
     "floor": (floor_case, {"matrix_product": None}),
 }
+
+
+ATTACKING = ("pgd", "apgd", "curve")  # cases in which nothing is trained
+PEERS = ("art", "cleverhans", "foolbox", "notebook")
 
 
 def main() -> None:
@@ -373,12 +462,19 @@ def main() -> None:
     parser.add_argument("side")
     parser.add_argument("target", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--batch", type=int, help="recordings that a peer attacks at a time")
+    parser.add_argument("--steps", type=int, help="of an attack")
     parser.add_argument("--data", default="physionet")
     options = parser.parse_args()
     if "jax" in options.side:
         os.environ["KERAS_BACKEND"] = "jax"  # before anything imports Keras
     measure, sides = CASES[options.case]
     size = QUICK if options.quick else FULL
+    size = replace(size, batch=options.batch or size.batch, steps=options.steps or size.steps)
+    if options.case in ATTACKING and (options.side.startswith("ecgnb") or options.case == "curve"):
+        from ecgnb.models.devices import one_core_a_batch
+
+        one_core_a_batch()  # as the command and the notebooks do
     write_json(options.target, measure(sides[options.side], size, options.data))
 
 

@@ -164,7 +164,7 @@ def test_a_universal_perturbation_carries_over_to_recordings_it_has_not_seen():
     rng = np.random.default_rng(3)
     seen, new = (rng.normal(-0.05, 0.1, (4, N, 1)).astype(np.float32) for _ in range(2))
     shared = universal(classifier, problem(seen, np.zeros(4, int), 0.1))
-    assert shared.shape == (N,) and np.abs(shared).max() <= 1
+    assert shared.shape == (N, 1) and np.abs(shared).max() <= 1
     result = apply_universal(classifier, problem(new, np.zeros(4, int), 0.1), shared)
     assert result.success.all() and _inside(problem(new, np.zeros(4, int), 0.1), result.x)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from ecgnb.evaluation.minimal import run_minimal
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, chunks, run_attacks
 from ecgnb.evaluation.suites import BUDGETS, Attack, attack_suite, random_pgd
 from ecgnb.evaluation.workers import HERE
+from ecgnb.models import devices
 
 TINY = replace(
     BUDGETS["quick"], pgd_steps=3, apgd_steps=3, queries=3, smooth_steps=3, passes=1, minimal_steps=2, draws=5
@@ -52,7 +54,7 @@ def problem(demo_train):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(run, "CHUNK", 8)
+    monkeypatch.setattr(run, "LARGEST", 8)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     """The first result that comes back kills a busy worker: all results are there, to the last bit."""
 
     class Killing:
-        killed = None
+        killed, processes = None, dask.processes
 
         def map(self, function, items, *, done=None, **settings):
             def kill_once(i, result):
@@ -135,6 +137,8 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     assert names[0] == names[1] and len(names[0]) == 2 * 3 + 1 + 3 + 3
 
     class Idle:
+        processes = 1
+
         def map(self, function, items, **_):
             assert not items
 
@@ -201,27 +205,73 @@ def test_nobody_connects_without_the_certificates(dask):
                     reach(way, foreign)
 
 
+@pytest.mark.slow
+def test_a_batch_on_each_core_gives_the_same_results(model, problem, tmp_path, small_chunks, monkeypatch):
+    one = everything(model, problem, Execution(tmp_path / "one", 1))
+    monkeypatch.setattr(devices, "_cores", 2)
+    two = everything(model, problem, Execution(tmp_path / "two", 1))
+    for name, array in one.items():
+        assert np.array_equal(array, two[name], equal_nan=array.dtype.kind == "f"), name
+    x = problem.x[:5]
+    assert np.allclose(model.classifier.logits(x), small_logits(model, x), atol=1e-5)
+
+
+def small_logits(model: EvaluatedModel, x: np.ndarray) -> np.ndarray:
+    return np.concatenate([model.classifier.logits(one[None]) for one in x])
+
+
+def test_after_an_error_what_other_cores_compute_stops_at_its_next_batch(model, problem, monkeypatch):
+    monkeypatch.setattr(devices, "_cores", 2)
+    batches = []
+
+    def endless_or_wrong(wrong: bool):
+        if wrong:
+            while not batches:
+                time.sleep(0.01)
+            raise EcgnbError("wrong")
+        try:
+            while True:
+                batches.append(model.classifier.logits(problem.x[:1]))
+        except devices.Stopped:
+            batches.append("stopped")
+            raise
+
+    with pytest.raises(EcgnbError, match="wrong"):
+        HERE.run_all({"part": lambda: HERE.map(endless_or_wrong, [False, True])})
+    end = time.monotonic() + 30
+    while batches[-1] != "stopped":
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def odd(item: int) -> int:
     if item % 2 == 0:
         raise EcgnbError(f"{item} is even")
     return item
 
 
-def test_an_error_on_a_worker_is_the_callers(dask):
-    for computing in (HERE, dask):
-        assert computing.map(odd, [3, 1, 5]) == [3, 1, 5]
-        with pytest.raises(EcgnbError, match="4 is even"):
-            computing.map(odd, [1, 4])
+@pytest.fixture(params=["here", "cores", "dask"])
+def computing(request, monkeypatch):
+    """All that may do the work: this process, a thread for each of two cores, two processes."""
+    if request.param == "dask":
+        return request.getfixturevalue("dask")
+    monkeypatch.setattr(devices, "_cores", 2 if request.param == "cores" else 1)
+    return HERE
 
 
-def test_independent_parts_run_side_by_side_with_the_same_results(dask):
-    for computing in (HERE, dask):
-        parts = {n: lambda c=computing, n=n: c.map(odd, [n, 3]) for n in (5, 1)}
-        assert list(computing.run_all(parts).items()) == [(5, [5, 3]), (1, [1, 3])]
-        assert computing.run_all({}) == {}
-        wrong = {n: lambda c=computing, n=n: c.map(odd, [n]) for n in (1, 4)}
-        with pytest.raises(EcgnbError, match="4 is even"):
-            computing.run_all(wrong)
+def test_an_error_on_a_worker_is_the_callers(computing):
+    assert computing.map(odd, [3, 1, 5]) == [3, 1, 5]
+    with pytest.raises(EcgnbError, match="4 is even"):
+        computing.map(odd, [1, 4])
+
+
+def test_independent_parts_run_side_by_side_with_the_same_results(computing):
+    parts = {n: lambda c=computing, n=n: c.map(odd, [n, 3]) for n in (5, 1)}
+    assert list(computing.run_all(parts).items()) == [(5, [5, 3]), (1, [1, 3])]
+    assert computing.run_all({}) == {}
+    wrong = {n: lambda c=computing, n=n: c.map(odd, [n]) for n in (1, 4)}
+    with pytest.raises(EcgnbError, match="4 is even"):
+        computing.run_all(wrong)
 
 
 def test_parts_named_first_have_priority_in_all_that_they_ask_for(dask):

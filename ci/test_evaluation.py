@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, small_network
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from test_attacks import _at_distance, problem, two_sided_model
 from verify import disagreements
 
@@ -20,6 +22,7 @@ from ecgnb.data import dataset as data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import cache as cache_module
 from ecgnb.evaluation.cache import NUMBERS, cached, code_digest
+from ecgnb.evaluation.checks import PASS, UNDECIDED, run_checks
 from ecgnb.evaluation.engine import evaluate, from_keras, named_model, transfer, worst_case
 from ecgnb.evaluation.minimal import minimal_perturbation, robustness_curve, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks
@@ -35,6 +38,9 @@ from ecgnb.evaluation.suites import (
     strongest,
     suite,
 )
+from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.report import tables
+from ecgnb.report.page import page
 from ecgnb.report.runs import read_run
 
 W = np.random.default_rng(2).normal(size=9000).astype(np.float32)
@@ -123,6 +129,19 @@ def test_the_summary_of_a_curve():
     assert median["ci95"][0] < median["value"] < median["ci95"][1]
     above = summarise(np.full(9, np.inf), np.ones(9, bool), 1.0)
     assert above["median"]["value"] is None and above["area"]["value"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9, np.inf]), st.booleans()), min_size=1, max_size=30))
+@settings(max_examples=40)
+def test_a_summary_of_few_or_misclassified_recordings_has_no_false_interval(pairs):
+    radius, is_correct = (np.array(column) for column in zip(*pairs, strict=True))
+    assume(is_correct.any())
+    median, area = summarise(radius, is_correct, 1.0).values()
+    (low, high), value = ([1.1 if v is None else v for v in part] for part in (median["ci95"], [median["value"]]))
+    given_one = median["ci95"] != [None, None]
+    assert not given_one or (low <= value[0] <= high and is_correct.sum() >= metrics.FEWEST)
+    assert area["ci95"][0] - 1e-9 <= area["value"] <= area["ci95"][1] + 1e-9
 
 
 def result(logits) -> AttackResult:
@@ -356,6 +375,38 @@ def test_a_model_that_finds_no_af_is_not_given_a_verdict(small, subset):
         evaluate(small, others, suite("quick"), surrogate=small)
 
 
+def test_a_network_that_finds_2_of_16_af_passes_no_check(small, tmp_path):
+    af = data.load_data("validation", data="demo").of_class("A")
+    model = keras.models.clone_model(small.classifier._arguments[0])
+    *others, bias = small.classifier._arguments[0].get_weights()
+    z = small.classifier.logits(af.x)
+    margin = np.sort(z[:, 0] - z[:, 1:].max(axis=1))
+    model.set_weights([*others, bias - np.float32([margin[-3:-1].mean(), 0, 0, 0])])
+    few, how, quick = from_keras(model, "few", 8), Execution(tmp_path), suite("quick").attacks
+    report = evaluate(few, af, Suite("tiny", {"pgd20": pgd_attack(2)}, minimal_steps=1))
+    assert report.conditions["clean"].scores["recall"]["A"]["count"] == 2 and len(af) == 16
+    posed = Threat().on(af.take(report.predicted("clean") == 0))
+    found = run_checks(few, small, posed, run_attacks(quick, few, posed, how), quick["pgd"], how)
+    verdicts = {check.verdict for check in found}
+    assert UNDECIDED in verdicts and PASS not in verdicts
+    said = "undecided: too few correctly classified recordings (2 of 16) to conclude"
+    assert tables.headline(replace(report, checks=found))["verdict"] == said
+    assert report.minimal_epsilon["z"]["median"]["ci95"] == [None, None]
+    assert ">Passed" not in page(replace(report, checks=found))
+
+
+def test_classes_with_long_names_are_evaluated_and_written(subset, tmp_path):
+    names = ("AFIB", "sinus rhythm", "other", "noise")
+    keras.utils.set_random_seed(1)
+    named = EvaluatedModel("own", KerasClassifier(small_network(dropout=0), 8, classes=names), "a")
+    threat = Threat("AFIB", "sinus rhythm", 0.05)
+    made = evaluate(named, replace(subset, classes=names), replace(TINY, threat=threat, cases={}), surrogate=named)
+    write_report(tmp_path / "own.json", made)
+    again = read_report(tmp_path / "own.json")
+    assert again.labels[0] == "AFIB" and (again.predicted("pgd20") == made.predicted("pgd20")).all()
+    assert "AFIB → sinus rhythm" in page(again)
+
+
 def test_transfer_evaluates_every_models_examples_on_every_model(small, subset):
     """A network, and its opposite for two classes, which finds no AF: it has nothing to lose."""
     keras.utils.set_random_seed(5)
@@ -384,13 +435,16 @@ def test_the_command_evaluates_a_model_and_resumes(small, tmp_path, monkeypatch,
     command = ["evaluate", file, "--surrogate", file, "--data", "demo", "--out", str(tmp_path)]
     assert main(command) == 0
     path = tmp_path / "small-validation-quick.json"
-    report, page = read_report(path), path.with_suffix(".html").read_text()
+    report, html = read_report(path), path.with_suffix(".html").read_text()
     assert report.about.data == "DEMO (SYNTHETIC)" and report.about.suite == "quick"
-    assert "DEMO (SYNTHETIC)" in capsys.readouterr().out and "DEMO (SYNTHETIC)" in page
+    said = capsys.readouterr().out
+    assert said.startswith("DEMO (SYNTHETIC)") and "DEMO (SYNTHETIC)" in html
+    assert said.index("true class") < said.index("verdict: undecided: too few correctly classified recordings")
+    assert not {"pass"} & {check.verdict for check in report.checks}
     assert len(report.attacked) == report.about.class_counts["A"] == 4
     assert {"clean", "pgd20", "square", "worst_case", "emg", "emg_rms"} <= set(report.conditions)
     assert len(report.checks) == 15 and report.signals["pgd20"] and report.curves["attack"]
-    assert "data:image/png;base64" in page and "http" not in page.replace("https://doi", "")
+    assert "url(#paper)" in html and "evaluate " + file in html and "http" not in html
 
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
     before = path.read_bytes()

@@ -393,7 +393,11 @@ FOLDERS: dict[str, tuple[Damage, tuple[str, ...]]] = {
         lambda f: (zipped()(f), os.truncate(f / "sample2017.zip", 1000)),
         ("sample2017.zip: not a readable zip",),
     ),
-    "no labels": (lambda f: (f / "REFERENCE-v3.csv").unlink(), ("holds no REFERENCE-v3.csv", "record,label")),
+    "labels beside the recordings alone": (lambda f: (f / "REFERENCE-v3.csv").unlink(), ()),
+    "no labels": (
+        lambda f: ((f / "REFERENCE-v3.csv").unlink(), (f / "validation" / "REFERENCE.csv").unlink()),
+        ("holds neither REFERENCE-v3.csv nor validation/REFERENCE.csv", "record,label"),
+    ),
     "labels beside the recordings": (
         lambda f: [
             shutil.copy(f / "REFERENCE-v3.csv", f / "training"),
@@ -483,7 +487,16 @@ def test_physionets_unpacked_layout_has_its_own_names_of_label_files(tmp_path, v
 
 def test_labels_that_are_not_there_are_named(tmp_path):
     with pytest.raises(EcgnbError, match=r"holds no REFERENCE-v0\.csv or REFERENCE-original\.csv with labels v0"):
-        load_data("train", protocol="original", data=str(make(tmp_path / "mine")))
+        load_data("train", protocol="original", labels="v0", data=str(make(tmp_path / "mine")))
+
+
+def test_a_folder_needs_no_label_file_of_the_challenge(tmp_path):
+    folder = make(tmp_path / "mine")
+    (folder / "REFERENCE-v3.csv").unlink()
+    for split, protocol in (("validation", "leakfree"), ("train", "original")):
+        found = load_data(split, protocol=protocol, data=str(folder))
+        assert_right(found)
+        assert found.labels == "REFERENCE.csv" and found.title.endswith(f"{split}, labels REFERENCE.csv")
 
 
 # ---- formats, against the libraries that define them ----

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
@@ -36,6 +36,30 @@ def test_the_originals_published_f1_follow_from_its_counts():
         return metrics.f1_scores(counts)[0]
 
     assert round(f1(29, 18, 3), 4) == 0.7342 and round(f1(5, 42, 3), 4) == 0.1818
+
+
+def contains(found: dict) -> bool:
+    """Whether the interval of an estimate contains its value, or there is none."""
+    (low, high), value = found["ci95"], found["value"]
+    return (low is None and high is None) or low - 1e-9 <= value <= high + 1e-9
+
+
+@pytest.mark.filterwarnings("error")
+@given(labels, st.integers(0, 9))
+@settings(max_examples=40)
+def test_intervals_contain_their_value_or_are_none(pairs, seed):
+    y, predicted = np.array(pairs).T
+    found = metrics.scores(y, predicted, seed=seed)
+    shares = [*found["recall"].values(), found["accuracy"], metrics.compare_rates(y == 0, predicted == 0, seed)]
+    assert all(map(contains, [*shares, *found["f1"].values(), found["macro_f1"], found["challenge_score"]]))
+    assert contains(metrics.compare_scores(y, predicted, y, metrics.challenge_score, seed))
+    assert contains(metrics.compare_scores(y, predicted, y, metrics.recall, seed))
+
+
+def test_an_interval_that_misses_its_value_is_none():
+    assert metrics.interval(np.full(9, 0.3), 0.5) == metrics.interval(np.full(9, np.nan), 0.5) == [None, None]
+    assert metrics.interval(np.array([0.2, np.nan, 0.4]), 0.3) == pytest.approx([0.205, 0.395])
+    assert not metrics.has_interval({"ci95": [0.3, 0.3]}) and metrics.has_interval({"ci95": [0.3, None]})
 
 
 def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():

@@ -173,7 +173,7 @@ def test_a_notebook_trains_it_too(own):
 @pytest.mark.parametrize(
     ("defence", "message"),
     [
-        ("own_defence:NotOne", "is no defence; derive a class from"),
+        ("own_defence:NotOne", "is no registered defence; put @register"),
         ("own_defence:Absent", "cannot be imported from .*Absent"),
         ("no_such_file:Mine", "cannot be imported from .*no_such_file"),
         ("dynamic", "defence='dynamic': expected baseline or "),
@@ -192,6 +192,8 @@ def test_a_name_is_not_taken_twice(own):
 
     with pytest.raises(EcgnbError, match="there is a defence 'fast' already"):
         defences.register(Mine)
+    with pytest.raises(EcgnbError, match="is no defence; derive a class from"):
+        defences.register(str)
     Mine.name = "no name"
     with pytest.raises(EcgnbError, match="name='no name'"):
         defences.register(Mine)

@@ -123,3 +123,23 @@ def test_save_writes_picture_and_numbers_with_nan_as_null(tmp_path):
     assert json.loads((tmp_path / "one.json").read_text()) == {"share": 0.5, "counts": [[1, 0], [0, 1]], "none": None}
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.png", "two.json", "two.png"]
+
+
+def test_curves_of_one_figure_have_colours_of_their_own():
+    names = ["clean", *(f"perturbation, {name}" for name in ("PGD-20", "SAP", "PGD in 0.5–40 Hz", "simulated EMG"))]
+    looks = style.looks(names)
+    assert len({look.colour for look in looks.values()}) == len(names)
+    assert looks[names[-1]].colour == style.NOISE_COLOUR
+
+
+def test_titles_name_the_class_that_is_attacked():
+    curve = {"epsilon": [0, 1], "value": [1, 0], "low": [1, 0], "high": [1, 0], "radius": [0, 1]}
+    made = (
+        evaluation_figures.robustness_panels({"m": {"attack": curve}}, "mine", 0.2, "VT"),
+        evaluation_figures.transfer_figure({"m": {"m": RATE}}, "mine", "VT"),
+        evaluation_figures.certified_curve({"m": curve}, "mine", "VT"),
+        figures.robustness_curve({"m": curve}, "mine", 170, 0.2, "VT"),
+    )
+    for figure in made:
+        assert "VT" in figure.get_suptitle() and "AF" not in figure.get_suptitle()
+    assert style.class_title("A") == "A (AF)" and style.class_title("A", ("N", "A")) == "A"

@@ -16,7 +16,7 @@ from ecgnb.data.demo import write_demo
 
 README = (ROOT / "README.md").read_text("utf-8")
 CHEAPER = {  # the command on the page -> what is run here in its place
-    "python -m ecgnb evaluate my_model.keras": " --data demo --surrogate my_model.keras",
+    "python -m ecgnb evaluate my_model.keras": " --data demo --surrogate my_model.keras --save-examples",
     "python -m ecgnb evaluate my_model.keras --suite standard": " --help",
     "python -m ecgnb train adaptive runs/mine --epochs 150": " --epochs 1 --data demo --per-class 4 --steps 1",
     "python -m ecgnb data --data my_folder": "",

@@ -20,6 +20,9 @@ from test_readme import ELSEWHERE as README_ELSEWHERE
 COURSE, HOWTO = ROOT / "notebooks" / "course", ROOT / "notebooks" / "howto"
 PAGES = [*sorted(COURSE.glob("*.md")), *sorted(HOWTO.glob("*.md")), ROOT / "ci" / "TESTS.md"]
 CHEAPER = {  # the command on a page -> what is run here in its place
+    "python -m ecgnb data --data ward.npz": "",
+    "python -m ecgnb evaluate ward.keras --data ward.npz --classes N,V --fs 250 --attack-class V": " --help",
+    "python -m ecgnb data --data clinic --leads II --resample 125": "",
     "python -m ecgnb data --data my_folder --bad skip": "",
     "python -m ecgnb evaluate my_functions:classifier --data demo": "",
     "python -m ecgnb evaluate my_model.keras --split test": " --help",

@@ -11,7 +11,7 @@ The public API, in the order of use::
     result = pgd(classifier, problem, steps=20)           # an AttackResult: examples, success, queries
     report = evaluate(named_model("baseline"), validation, suite("results"))  # a Report: every number
 
-`training_config` and `train` make the baseline and the defences. Each room imports only those above it:
+`dataset_from_arrays` takes recordings of one's own. `training_config` and `train` make the baseline and the defences. Each room imports only those above it:
 
 ==============  ==========================================================================================
 `constants`     the task of the Challenge 2017 in numbers
@@ -40,6 +40,7 @@ _PUBLIC = {
     "EcgnbError": "ecgnb.errors",
     "Dataset": "ecgnb.data.dataset",
     "load_data": "ecgnb.data.dataset",
+    "dataset_from_arrays": "ecgnb.data.own",
     "load_model": "ecgnb.models.files",
     "KerasClassifier": "ecgnb.models.keras_classifier",
     "Threat": "ecgnb.attacks.threats",

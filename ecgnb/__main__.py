@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import shlex
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +18,7 @@ from ecgnb.errors import EcgnbError
 MODEL_HELP = (
     "a shipped model by name, a .keras or .h5 file, or package.module:function that returns a model or classifier"
 )
-DATA_HELP = "auto, physionet, demo or a folder (auto)"
+DATA_HELP = "auto, physionet, demo, a folder, or an .npz file (auto)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         options = parser.parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options.command_line = shlex.join(["python", "-m", "ecgnb", *given])
         options.run(options)
     except EcgnbError as error:
         print(f"ecgnb: {error}", file=sys.stderr)
@@ -57,13 +61,65 @@ def _add_data(commands: Any) -> None:
         "--quick", action="store_true", help="without the 99 MB training archive: manifest and labels v3 only"
     )
     parser.add_argument("--bad", default="error", help="bad recordings: error or skip (error)")
+    _add_reading(parser)
     parser.set_defaults(run=_data)
 
 
 def _data(options: argparse.Namespace) -> None:
     from ecgnb.data.audit import as_text, audit
 
-    print(as_text(audit(options.data, full=not options.quick, bad=options.bad)))
+    print(as_text(audit(options.data, full=not options.quick, bad=options.bad, reading=_reading(options))))
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Options that say how recordings of one's own are read."""
+    group = parser.add_argument_group("recordings of your own (an .npz file, or WFDB records with labels.csv)")
+    group.add_argument("--labels", type=Path, help="the label table of a folder: record,label (labels.csv in it)")
+    group.add_argument("--leads", help="names of the leads to take, in that order: I,II (all)")
+    group.add_argument("--resample", metavar="HZ", help="bring recordings to this sampling rate (as they are)")
+    group.add_argument("--samples", metavar="N", help="cut or zero-pad recordings to so many samples (the longest)")
+    group.add_argument("--standardise", help="recording, lead, none, or MEAN,SD in mV (recording)")
+    group.add_argument("--r-peak-lead", help="name of the lead that R-peaks are looked for in (II, or the first)")
+
+
+def _reading(options: argparse.Namespace) -> Any:
+    from ecgnb.data.own import Reading
+
+    resample = None if options.resample is None else values.read("--resample", options.resample, 300.0, values.POSITIVE)
+    samples = None if options.samples is None else values.read("--samples", options.samples, 9000, ">= 2")
+    standardise = options.standardise
+    if standardise and "," in standardise:
+        standardise = tuple(values.read("--standardise", part, 0.5) for part in standardise.split(","))
+    leads = tuple(options.leads.split(",")) if options.leads else None
+    return Reading(options.labels, leads, resample, samples, standardise, options.r_peak_lead)
+
+
+def _add_threat(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is attacked, and how far."""
+    group = parser.add_argument_group("threat model (by default the study's: AF is to be predicted as normal)")
+    group.add_argument("--attack-class", help='class whose recordings are attacked; "" for all')
+    group.add_argument("--target", help='class to be predicted; "" for any other (that, if --attack-class is given)')
+    group.add_argument("--epsilon", default=0.2, help="largest change of a sample (0.2)")
+    group.add_argument("--unit", default="z", help="of ε: z (z-units) or µV (z)")
+
+
+def _threat(options: argparse.Namespace, dataset: Any) -> Any:
+    """The threat model that options ask for. Raises EcgnbError if they must say what is attacked, and do not."""
+    from ecgnb.attacks.threats import Threat
+
+    attacked, target = options.attack_class, options.target
+    unit = "µV" if options.unit in ("uV", "μV") else options.unit
+    present = [symbol for c, symbol in enumerate(dataset.classes) if (dataset.y == c).any()]
+    remedy = f"say with --attack-class which of {', '.join(present)} is attacked, or '' for all"
+    if attacked is None:
+        if target is not None or not {"A", "N"} <= set(dataset.classes):
+            raise EcgnbError(f"{dataset.title}: {remedy}")
+        attacked, target = "A", "N"
+    threat = Threat(attacked, target or "", options.epsilon, unit)
+    threat.goal(dataset.classes)
+    if not threat.is_attacked(dataset).any():
+        raise EcgnbError(f"{dataset.title}: no recording of class {attacked}, nothing to attack; {remedy}")
+    return threat
 
 
 def _add_train(commands: Any) -> None:
@@ -89,6 +145,7 @@ def _add_train(commands: Any) -> None:
         "a name, a file, or package.module:function (a defence: baseline; baseline: none)",
     )
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
+    _add_reading(parser)
     for setting in dataclasses.fields(TrainingConfig):
         if setting.name != "defence":
             allowed = setting.metadata["allowed"]
@@ -108,7 +165,8 @@ def _train(options: argparse.Namespace) -> None:
     overrides = {n: v for n, v in vars(options).items() if n in names and v is not None}
     config = training_config(options.defence, options.protocol, **overrides)
     values.check_folder("folder", options.folder)
-    train_set, dev_set = (load_data(split, protocol=options.protocol, data=options.data) for split in ("train", "dev"))
+    how = {"protocol": options.protocol, "data": options.data, "reading": _reading(options)}
+    train_set, dev_set = (load_data(split, **how) for split in ("train", "dev"))
     name = options.start or ("" if config.defence == "baseline" else "baseline")
     start = load_model(name) if name else None
     _, history = train(config, train_set, dev_set, options.folder, start, resume=not options.fresh)
@@ -122,7 +180,7 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="attack a model in many ways, check the attacks, write JSON and an HTML page",
-        description="Attacks the AF recordings of a split. The same call resumes an interrupted "
+        description="Attacks the recordings of a class, by default AF. The same call resumes an interrupted "
         "evaluation: finished chunks are stored in OUT/cache.",
     )
     parser.add_argument("model", help=MODEL_HELP)
@@ -140,6 +198,11 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--surrogate", default="", help="model to transfer attacks from (baseline; for it, adaptive)")
     parser.add_argument("--seed", default=2017, help="of random starts, noise and intervals (2017)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    parser.add_argument(
+        "--save-examples", action="store_true", help="also write adversarial examples, to OUT/…-examples.npz"
+    )
+    _add_threat(parser)
+    _add_reading(parser)
     _add_cluster(parser)
     parser.set_defaults(run=_evaluate)
 
@@ -182,33 +245,35 @@ def _model_and_surrogate(options: argparse.Namespace) -> tuple[Any, Any]:
     (model,) = named_models([options.model], *settings)
     shipped = named_model("adaptive" if model.name == "baseline" else "baseline")
     task = [(c.classes, c.fs, c.shape) for c in (model.classifier, shipped.classifier)]
-    if task[0] == task[1]:
-        return model, shipped
-    print("no shipped model takes such recordings: the check of transferred attacks is left out; --surrogate gives one")
-    return model, None
+    return model, shipped if task[0] == task[1] else None
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
     from ecgnb.evaluation.engine import evaluate
+    from ecgnb.evaluation.examples import save_examples
     from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_text
+    from ecgnb.models.devices import one_core_a_batch
     from ecgnb.report.page import page
-    from ecgnb.report.tables import headline
+    from ecgnb.report.tables import clean_table, headline
 
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
-    dataset = load_data(options.split, data=options.data)
+    one_core_a_batch()
+    dataset = load_data(options.split, data=options.data, reading=_reading(options))
     model, surrogate = _model_and_surrogate(options)
+    dataset = dataset.with_classes(model.classifier.classes)
+    threat = _threat(options, dataset)
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
     check_free(path, model.digest)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,
             dataset,
-            suite(options.suite),
+            suite(options.suite, threat, dataset),
             surrogate=surrogate,
             cache=options.out / "cache",
             seed=seed,
@@ -216,14 +281,22 @@ def _evaluate(options: argparse.Namespace) -> None:
             workers=computing,
         )
     write_report(path, report)
+    if options.save_examples:
+        examples = path.with_name(f"{path.stem}-examples.npz")
+        save_examples(examples, report, dataset)
+        print(examples)
     html = path.with_suffix(".html")
-    write_text(html, page(report))
+    made = {"command": options.command_line, "date": date.today().isoformat()}
+    write_text(html, page(report, dataset, made))
     print(dataset.title)
+    print(f"nothing attacked:\n{clean_table(report).to_string()}")
     for what, number in headline(report).items():
         print(f"{what}: {number}")
     for check in report.checks:
-        if check.verdict != "pass":
+        if check.verdict in ("warn", "fail"):
             print(f"{check.verdict}: {check.title}: {check.evidence}; {check.advice}")
+    for what in report.left_out:
+        print(f"left out: {what}")
     print(f"{path}\n{html}")
 
 
@@ -231,13 +304,15 @@ def _add_transfer(commands: Any) -> None:
     parser = commands.add_parser(
         "transfer",
         help="craft attacks on each of several models, evaluate them on each",
-        description="The study's PGD-20 on the AF recordings: crafted on one model, evaluated on another.",
+        description="The study's PGD-20, by default on the AF recordings: crafted on one model, evaluated on another.",
     )
     parser.add_argument("models", nargs="+", help=MODEL_HELP)
     _add_model(parser)
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--split", default="validation", help="validation or test (validation)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
+    _add_threat(parser)
+    _add_reading(parser)
     _add_cluster(parser)
     parser.set_defaults(run=_transfer)
 
@@ -247,13 +322,17 @@ def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.evaluation.engine import named_models, transfer
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_json
+    from ecgnb.models.devices import one_core_a_batch
     from ecgnb.report.tables import transfer_table
 
     values.check_folder("--out", options.out)
-    dataset = load_data(options.split, data=options.data)
+    one_core_a_batch()
     models = named_models(options.models, *_model(options))
+    dataset = load_data(options.split, data=options.data, reading=_reading(options))
+    dataset = dataset.with_classes(models[0].classifier.classes)
+    threat = _threat(options, dataset)
     with workers(options.cluster) as computing:
-        found = transfer(models, dataset, cache=options.out / "cache", progress=True, workers=computing)
+        found = transfer(models, dataset, threat, cache=options.out / "cache", progress=True, workers=computing)
     path = options.out / f"transfer-{dataset.split}.json"
     write_json(path, found)
     print(f"{dataset.title}; attack success rate, crafted on (rows), evaluated on (columns)")

@@ -68,16 +68,16 @@ def verdict(goal: Goal, y: int, clean: np.ndarray, attacked: np.ndarray, classes
     """
     logits = np.stack([clean, attacked])
     before, after = predicted_classes(logits)
-    words = " → ".join(f"{class_name(classes[p.argmax()])} at {p.max():.2f}" for p in softmax(logits))
+    words = " → ".join(f"{class_name(classes[p.argmax()], classes)} at {p.max():.2f}" for p in softmax(logits))
     if (clean == attacked).all():
         return f"{words.split(' → ')[0]}: nothing is perturbed yet."
     if before != y:
-        label = class_name(classes[y])
+        label = class_name(classes[y], classes)
         return f"{words}. The label is {label}: the prediction is wrong before any attack."
     if goal.reached(attacked[None], np.array([y]))[0]:
         return f"{words}: the attack reaches its goal."
     if goal.target is not None and after != y:
-        return f"{words}: the attack misses its goal, {class_name(classes[goal.target])}, yet the prediction is wrong."
+        return f"{words}: the attack misses its goal, {class_name(classes[goal.target], classes)}, yet the prediction is wrong."
     return f"{words}: the attack does not reach its goal."
 
 
@@ -106,7 +106,7 @@ class Explorer:
             raise EcgnbError(f"EPSILON={epsilon}, MAX_ITER={steps}: expected 0 to {EPSILON_MAX}, and 1 to {STEPS_MAX}")
         Threat(target=target).goal(dataset.classes)
         self.dataset, self.classifiers = dataset, dict(classifiers)
-        present = [(style.class_title(c), c) for c in dataset.classes if len(dataset.of_class(c))]
+        present = [(style.class_title(c, dataset.classes), c) for c in dataset.classes if len(dataset.of_class(c))]
         menu, whole, real = widgets.Dropdown, widgets.IntSlider, widgets.FloatSlider
         self.label = _control(menu, "class", "label of the recordings in the next list", options=present)
         self.record = _control(menu, "recording", "the recording to attack")
@@ -154,7 +154,7 @@ class Explorer:
         """The recordings of the class, and the goals that are no mistake of its own."""
         classes, own = self.dataset.classes, self.label.value
         names = tuple(map(str, self.dataset.of_class(own).names))
-        goals = (*((class_name(c), c) for c in classes if c != own), ("any wrong class (untargeted)", ""))
+        goals = (*((class_name(c, classes), c) for c in classes if c != own), ("any wrong class (untargeted)", ""))
         if self.record.options != names:
             self.record.options = names
         if self.goal.options != goals:
@@ -207,7 +207,7 @@ class Explorer:
         seconds = self.one.lengths[0] / self.one.fs
         self.start.max = max(0, int(seconds) - self.seconds.value)
         rows = zip(self.one.classes, *softmax(self.trace.logits[[0, self.iteration.value]]), strict=True)
-        numbers = "; ".join(f"{class_name(c)} {p:.2f}, under attack {q:.2f}" for c, p, q in rows)
+        numbers = "; ".join(f"{class_name(c, self.one.classes)} {p:.2f}, under attack {q:.2f}" for c, p, q in rows)
         last = self.start.value + self.seconds.value
         alternatives = (
             f"ECG of {self.title}, second {self.start.value} to {last}; below it the perturbation, magnified",

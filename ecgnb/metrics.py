@@ -1,7 +1,8 @@
 """Scores, and how sure we are of them.
 
 Scores of predictions come from counts, a confusion matrix: (classes, classes), rows are true classes, columns
-predicted ones. An *estimate* is {"value", "ci95": [low, high]}, and for a share also its "count" and "n".
+predicted ones. An *estimate* is {"value", "ci95": [low, high]}, and for a share also its "count" and "n". Its interval
+contains its value; where none can be given, both ends are None.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from sklearn.metrics import confusion_matrix
 from ecgnb.constants import CLASSES
 
 BOOTSTRAPS = 2000
+FEWEST = 10  # correctly classified recordings to conclude from: with fewer, a single one moves a share by over 0.1
+
+ROUNDING = 1e-9  # of means of the same numbers in another order
 
 Estimate = dict[str, Any]
 
@@ -68,9 +72,17 @@ def bootstrap_counts(counts: np.ndarray, seed: int = 0, draws: int = BOOTSTRAPS)
     return rng.multinomial(n, counts.ravel() / n, draws).reshape(draws, *counts.shape)
 
 
-def interval(values: np.ndarray) -> list[float]:
-    """95 % percentile interval of bootstrap values; NaN are left out."""
-    return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
+def interval(draws: np.ndarray, value: float) -> list[float | None]:
+    """95 % percentile interval of bootstrap draws, without NaN; no interval if it does not contain the value itself."""
+    draws = draws[~np.isnan(draws)]
+    low, high = (float(v) for v in np.percentile(draws, [2.5, 97.5])) if len(draws) else (np.nan, np.nan)
+    return [low, high] if low - ROUNDING <= value <= high + ROUNDING else [None, None]
+
+
+def has_interval(found: Estimate) -> bool:
+    """Whether an estimate has an interval to show: one of no width is a bootstrap whose draws were all the same."""
+    low, high = found["ci95"]
+    return low != high
 
 
 def scores(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str] = CLASSES, seed: int = 0) -> dict[str, Any]:
@@ -84,7 +96,8 @@ def scores(y: np.ndarray, predicted: np.ndarray, classes: Sequence[str] = CLASSE
     draws = bootstrap_counts(point, seed)
 
     def estimate(measure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-        return {"value": float(measure(point)), "ci95": interval(measure(draws))}
+        value = float(measure(point))
+        return {"value": value, "ci95": interval(measure(draws), value)}
 
     found: dict[str, Any] = {
         "f1": {
@@ -127,10 +140,11 @@ def compare_rates(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     change = b.astype(float) - a
     draws = np.random.default_rng(seed).integers(len(a), size=(BOOTSTRAPS, len(a)))
+    value = float(change.mean())
     p = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
     return {
-        "value": float(change.mean()),
-        "ci95": interval(change[draws].mean(axis=1)),
+        "value": value,
+        "ci95": interval(change[draws].mean(axis=1), value),
         "only_a": only_a,
         "only_b": only_b,
         "p": float(p),
@@ -151,7 +165,7 @@ def compare_scores(y: np.ndarray, a: np.ndarray, b: np.ndarray, measure: Callabl
     change = measure(joint.sum(axis=-2)) - measure(joint.sum(axis=-1))
     beyond = min((change[1:] <= 0).mean(), (change[1:] >= 0).mean())
     p = min(1.0, 2 * max(beyond, 1 / BOOTSTRAPS))
-    return {"value": float(change[0]), "ci95": interval(change[1:]), "p": float(p)}
+    return {"value": float(change[0]), "ci95": interval(change[1:], change[0]), "p": float(p)}
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.evaluation.schema import About, Report, as_json, read_report
 from ecgnb.evaluation.suites import BUDGETS
-from ecgnb.models.devices import describe_devices
+from ecgnb.models.devices import describe_devices, one_core_a_batch
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
 from ecgnb.report import style
@@ -66,6 +66,8 @@ def start(out: str, show_devices: bool = False) -> Path:
     """
     check_parameters()
     sys.path.append(str(ROOT))  # where package.module:Class is also looked for
+    if not (shell := get_ipython()) or not shell.user_ns.get("EPOCHS"):
+        one_core_a_batch()  # nothing large is trained
     if show_devices:
         print(describe_devices())
     folder = resolve(read_parameter("OUT", out, "out"))
@@ -142,7 +144,7 @@ def load_or_train(
     config: TrainingConfig | None,
     name: str,
     folder: Path,
-    source: dict[str, str],
+    source: dict[str, Any],
     *,
     start: str | Path = "baseline",
     resume: bool = True,

@@ -27,16 +27,19 @@ class Ball:
     """All signals within `radius` of `centre` that differ from it only where `mask` is True.
 
     centre : (n, samples, leads) float32, z-units; radius : (n,) float64, z-units, one for each recording;
-    mask : (n, samples, leads) bool.
+    mask : (n, samples, leads) bool; scale : (n, leads) float64, what a lead's part of the perturbation is divided by
+    before it is measured, so that leads may have radii of their own: radius * scale. None: 1 for all.
     """
 
     centre: np.ndarray
     radius: np.ndarray
     mask: np.ndarray
+    scale: np.ndarray | None = None
 
     def rows(self, index: np.ndarray) -> Ball:
         """The ball of some of the recordings."""
-        return replace(self, centre=self.centre[index], radius=self.radius[index], mask=self.mask[index])
+        scale = None if self.scale is None else self.scale[index]
+        return replace(self, centre=self.centre[index], radius=self.radius[index], mask=self.mask[index], scale=scale)
 
     def resized(self, radius: np.ndarray) -> Ball:
         """The same centre with other radii, (n,)."""
@@ -66,9 +69,15 @@ class Ball:
         """The nearest perturbation that the ball allows, (n, samples, leads) float64."""
         raise NotImplementedError
 
-    def _wide(self) -> np.ndarray:
-        """Radius, ready to be multiplied with signals: (n, 1, 1)."""
-        return self.radius[:, None, None]
+    @property
+    def reach(self) -> np.ndarray:
+        """Radius of each lead, ready to be multiplied with signals: (n, 1, 1 or leads)."""
+        wide = self.radius[:, None, None]
+        return wide if self.scale is None else wide * self.scale[:, None]
+
+    def _in_radii(self, delta: np.ndarray) -> np.ndarray:
+        """A perturbation as it is measured: each lead's part divided by its scale."""
+        return delta if self.scale is None else delta / self.scale[:, None]
 
 
 class Linf(Ball):
@@ -76,20 +85,20 @@ class Linf(Ball):
 
     def size(self, x: np.ndarray) -> np.ndarray:
         """As `Ball.size`: the largest change of a sample."""
-        return np.abs(self.delta(x)).max(axis=(1, 2))
+        return np.abs(self._in_radii(self.delta(x))).max(axis=(1, 2))
 
     def step(self, gradient: np.ndarray) -> np.ndarray:
         """As `Ball.step`: the sign of the gradient."""
-        return self._wide() * np.sign(gradient)
+        return self.reach * np.sign(gradient)
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
         """As `Ball.random`: uniform."""
-        return self.project(self.centre + self._wide() * rng.uniform(-1, 1, self.centre.shape))
+        return self.project(self.centre + self.reach * rng.uniform(-1, 1, self.centre.shape))
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest float32 arrays in the ball."""
-        reach = self._wide() * self.mask
+        reach = self.reach * self.mask
         low, high = self.centre - reach, self.centre + reach
         return rounded_towards(self.centre, low), rounded_towards(self.centre, high)
 
@@ -103,12 +112,14 @@ class L2(Ball):
 
     def size(self, x: np.ndarray) -> np.ndarray:
         """As `Ball.size`: the Euclidean distance."""
-        return _norm(self.delta(x)).ravel()
+        return _norm(self._in_radii(self.delta(x))).ravel()
 
     def step(self, gradient: np.ndarray) -> np.ndarray:
         """As `Ball.step`: along the gradient."""
         gradient = gradient.astype(np.float64) * self.mask
-        return self._wide() * gradient / np.maximum(_norm(gradient), np.finfo(float).tiny)
+        if self.scale is not None:
+            gradient = gradient * self.scale[:, None]
+        return self.reach * gradient / np.maximum(_norm(gradient), np.finfo(float).tiny)
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
         """As `Ball.random`: a uniform direction, at a uniform distance."""
@@ -118,7 +129,8 @@ class L2(Ball):
     def _inside(self, delta: np.ndarray) -> np.ndarray:
         delta = delta * self.mask
         # Less than the radius by a hair, so that the sum of squares, rounded, is not above it.
-        return delta * np.minimum(1, (1 - 1e-12) * self._wide() / np.maximum(_norm(delta), 1e-300))
+        size = _norm(self._in_radii(delta))
+        return delta * np.minimum(1, (1 - 1e-12) * self.radius[:, None, None] / np.maximum(size, 1e-300))
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ class BandLimited(Linf):
 
     def step(self, gradient: np.ndarray) -> np.ndarray:
         """As `Ball.step`: the sign of the gradient within the band."""
-        return self._wide() * np.sign(self._filtered(gradient))
+        return self.reach * np.sign(self._filtered(gradient))
 
     project = Ball.project
 
@@ -143,10 +155,10 @@ class BandLimited(Linf):
         Near the nearest such point, not at it; scaling alone would shrink the whole for one peak's sake.
         """
         for _ in range(3):
-            delta = np.clip(self._filtered(delta), -self._wide(), self._wide())
+            delta = np.clip(self._filtered(delta), -self.reach, self.reach)
         delta = self._filtered(delta)
-        largest = np.abs(delta).max(axis=(1, 2), keepdims=True)
-        return delta * np.minimum(1, self._wide() / np.maximum(largest, 1e-300))
+        largest = np.abs(self._in_radii(delta)).max(axis=(1, 2), keepdims=True)
+        return delta * np.minimum(1, self.radius[:, None, None] / np.maximum(largest, 1e-300))
 
     def _filtered(self, delta: np.ndarray) -> np.ndarray:
         return bandpass(delta, self.mask[..., 0].sum(axis=1), self.band, self.fs)

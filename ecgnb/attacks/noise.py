@@ -53,6 +53,8 @@ NOISE_BASELINES: dict[str, Noise] = {
     "emg": emg,
 }
 
+# What a noise needs: half the sampling rate above so many Hz, and recordings of so many seconds.
+NOISE_NEEDS = {"baseline_wander": (0.5, 2.0), "mains": (60.0, 0.0), "emg": (20.0, 1.0)}
 NOISE_TITLES = {
     "random_sign": "random ±ε",
     "gaussian": "Gaussian noise",
@@ -62,19 +64,24 @@ NOISE_TITLES = {
 }
 
 
+def possible_noise(name: str, samples: int, fs: float) -> bool:
+    """Whether recordings of that length and rate in Hz can hold a noise baseline's frequencies at all."""
+    frequency, seconds = NOISE_NEEDS.get(name, (0.0, 0.0))
+    return frequency < fs / 2 and seconds <= samples / fs
+
+
 def add_noise(problem: AttackProblem, noise: Noise, *, rms: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Recordings with noise added to their real samples; (n, samples, leads) float32.
 
-    By default its largest sample is the ball's radius, and the result lies in the ball. rms : (n,) z-units,
-    the root mean square to give it over the real samples instead, wherever that leads.
+    By default its largest sample is the ball's radius, and the result lies in the ball. rms : (n,) z-units, the root
+    mean square to give it over the real samples instead, wherever that leads.
     """
     shape, generators = problem.x.shape[1:], problem.generators(seed)
     drawn = [noise(shape, problem.fs, rng)[None] for rng in generators]
     added = np.concatenate([np.zeros((0, *shape)), *drawn]) * problem.ball.mask
     if rms is None:
-        largest = np.abs(added).max(axis=(1, 2))
-        size = problem.ball.radius / np.where(largest > 0, largest, 1)
-        return problem.ball.project(problem.x + size[:, None, None] * added)
+        largest = np.abs(added).max(axis=(1, 2), keepdims=True)
+        return problem.ball.project(problem.x + problem.ball.reach / np.where(largest > 0, largest, 1) * added)
     power = (added**2).sum(axis=(1, 2)) / problem.ball.mask.sum(axis=(1, 2))
     size = rms / np.sqrt(np.where(power > 0, power, 1))
     return (problem.x + size[:, None, None] * added).astype(np.float32)

@@ -34,33 +34,34 @@ def bandpass(x: np.ndarray, lengths: np.ndarray, band: tuple[float, float], fs: 
     return passed
 
 
-def standardised(x: np.ndarray, fs: float) -> tuple[np.ndarray, Callable]:
+def standardised(x: np.ndarray, fs: float, together: bool = False) -> tuple[np.ndarray, Callable]:
     """Z-scored again over the real samples, as a recorder's software would do with any signal it gets.
 
-    x : (n, samples, 1); fs plays no part. Returns the same shape in float32, and a function that takes a gradient
-    back to x.
+    x : (n, samples, leads); fs plays no part; together : all leads by one mean and SD, not each by its own. Returns the
+    same shape in float32, and a function that takes a gradient back to x.
     """
+    axis = (1, 2) if together else 1
     mask = (np.arange(x.shape[1]) < _real_lengths(x)[:, None])[..., None]
-    count = mask.sum(axis=1, keepdims=True)
+    count = mask.sum(axis=1, keepdims=True) * (x.shape[2] if together else 1)
     wide = x.astype(np.float64)
-    mean = (wide * mask).sum(axis=1, keepdims=True) / count
+    mean = (wide * mask).sum(axis=axis, keepdims=True) / count
     centred = (wide - mean) * mask
-    sd = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
+    sd = np.sqrt((centred**2).sum(axis=axis, keepdims=True) / count)
     z = centred / sd
 
     def back(gradient):
         gradient = gradient * mask
-        common = gradient.sum(axis=1, keepdims=True) / count
-        along = (gradient * z).sum(axis=1, keepdims=True) / count
+        common = gradient.sum(axis=axis, keepdims=True) / count
+        along = (gradient * z).sum(axis=axis, keepdims=True) / count
         return (gradient - common - z * along) * mask / sd
 
     return z.astype(np.float32), back
 
 
-def filtered(x: np.ndarray, fs: float) -> tuple[np.ndarray, Callable]:
+def filtered(x: np.ndarray, fs: float, together: bool = False) -> tuple[np.ndarray, Callable]:
     """Filtered to the recorder's pass-band, then z-scored. As `standardised`."""
     lengths = _real_lengths(x)
-    z, back = standardised(bandpass(x, lengths, BAND, fs), fs)
+    z, back = standardised(bandpass(x, lengths, BAND, fs), fs, together)
     return z, lambda gradient: bandpass(back(gradient), lengths, BAND, fs)
 
 
@@ -87,4 +88,4 @@ class PreprocessedClassifier:
 
 def _real_lengths(x: np.ndarray) -> np.ndarray:
     """(n,) samples before the zero padding: whatever comes after the last sample that is not zero."""
-    return x.shape[1] - np.argmax(x[:, ::-1, 0] != 0, axis=1)
+    return x.shape[1] - np.argmax((x[:, ::-1] != 0).any(axis=2), axis=1)

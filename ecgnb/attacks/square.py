@@ -1,4 +1,4 @@
-"""Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) in one dimension: no gradient, only queries."""
+"""Square attack (Andriushchenko et al. 2020, arXiv 1912.00049) in time × leads: no gradient, only queries."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ def square(
     seed: int = 0,
     progress: str = "",
 ) -> AttackResult:
-    """Random search over segments of time.
+    """Random search over segments of time in some of the leads.
 
-    Begins with every sample at +radius or -radius; then one segment of time at a time is set to one of
-    the two, and stays if the attacker's margin grows. Segments shorten on the paper's schedule.
+    Begins with every sample at +radius or -radius; then one segment of time at a time, in as many leads as make it a
+    square in shares of time and leads, is set to one of the two in each, and stays if the attacker's margin grows.
+    Segments shrink on the paper's schedule.
 
-    largest : length of the first segments, as a share of the recording.
+    largest : size of the first segments, as a share of the recording.
     """
     check_positive(queries=queries)
     values.read("largest", largest, 0.8, "> 0 and <= 1")
     search = Search(classifier, problem, queries, progress)
     rows, generators = search.rows(until_success=True), problem.generators(seed)
-    radius = problem.ball.radius[:, None, None]
-    lengths = problem.ball.mask.sum(axis=(1, 2))
+    reach, n_leads = problem.ball.reach, problem.x.shape[2]
+    lengths = problem.ball.mask.any(axis=2).sum(axis=1)
     signs = np.array([rng.choice((-1.0, 1.0), problem.x.shape[1:]) for rng in generators])
     for query in range(queries):
         trial = signs[rows]
         if query:
             share = largest / 2 ** np.searchsorted(HALVINGS, query / queries, side="right")
             for candidate, row in zip(trial, rows, strict=True):
-                length = max(1, round(share * lengths[row]))
+                leads = np.arange(n_leads)
+                if n_leads > 1:
+                    leads = generators[row].permutation(n_leads)[: max(1, round(share**0.5 * n_leads))]
+                length = max(1, round(min(1, share * n_leads / len(leads)) * lengths[row]))
                 begin = generators[row].integers(lengths[row] - length + 1)
-                candidate[begin : begin + length] = generators[row].choice((-1.0, 1.0))
+                candidate[begin : begin + length, leads] = generators[row].choice((-1.0, 1.0), len(leads))
         part = problem.rows(rows)
-        x = part.ball.project(part.x + radius[rows] * trial)
+        x = part.ball.project(part.x + reach[rows] * trial)
         logits = classifier.logits(x)
         before = search.margin[rows]
         search.count(rows, problem.goal.margin(logits, part.y))

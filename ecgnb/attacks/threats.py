@@ -108,7 +108,7 @@ class AttackProblem:
         ball = self.ball
         if band[0] >= self.fs / 2:
             raise EcgnbError(f"{band=}: recordings at {self.fs:g} Hz hold nothing above {self.fs / 2:g} Hz")
-        limited = BandLimited(ball.centre, ball.radius, ball.mask, band, self.fs)
+        limited = BandLimited(ball.centre, ball.radius, ball.mask, ball.scale, band, self.fs)
         return replace(self, ball=limited)
 
 
@@ -118,7 +118,7 @@ class Threat:
 
     attack_class : symbol of the class whose recordings are attacked, "" for all; target : symbol of the class to
     be predicted, "" for untargeted; epsilon, unit, norm : the budget, in z-units (each recording's own SD) or in
-    µV (the same amplitude for every patient); band : pass-band in Hz that the perturbation must keep to, L∞ only;
+    µV (the same amplitude for every patient, and in every lead); band : pass-band in Hz that the perturbation must keep to, L∞ only;
     mask_padding : leave zero padding alone, which is no signal that anyone could inject.
     """
 
@@ -163,10 +163,14 @@ class Threat:
 
     def on(self, dataset: Dataset) -> AttackProblem:
         """All recordings of a data set under this threat, of whichever class they are."""
-        radius = np.full(len(dataset), self.epsilon, np.float64)
+        radius, scale = np.full(len(dataset), self.epsilon, np.float64), None
+        if self.unit == "µV" and not dataset.has_mv:
+            raise EcgnbError(f'{dataset.title}: given in z-units, so ε cannot be in µV; take unit "z"')
         if self.unit == "µV":
-            radius /= 1000 * dataset.sd_mv
+            radius /= dataset.uv_per_z
+            if dataset.sd_mv.ndim == 2:  # the same µV in every lead are other z-units in each
+                scale = dataset.uv_per_z[:, None] / (1000 * dataset.sd_mv)
         mask = dataset.mask if self.mask_padding else np.ones(dataset.x.shape, bool)
-        ball = {"L∞": Linf, "L2": L2}[self.norm](dataset.x, radius, mask)
+        ball = {"L∞": Linf, "L2": L2}[self.norm](dataset.x, radius, mask, scale)
         problem = AttackProblem(dataset.y, self.goal(dataset.classes), ball, dataset.fs)
         return problem.within(self.band) if self.band else problem

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from ecgnb.constants import CLASSES, FS, WINDOW
 from ecgnb.data import dataset as data
 from ecgnb.data.download import LABELS_V3, find_archive
+from ecgnb.data.own import AS_IT_IS, FOLDS, Reading, is_own, load_own
 from ecgnb.data.records import manifest, read_recordings
 from ecgnb.errors import EcgnbError
 
 
-def audit(setting: str = "auto", full: bool = True, bad: str = "error") -> dict[str, pd.DataFrame]:
+def audit(
+    setting: str = "auto", full: bool = True, bad: str = "error", reading: Reading = AS_IT_IS
+) -> dict[str, pd.DataFrame]:
     """Tables by title. full : read the training archive of the challenge too (99 MB), and verify all of it.
 
-    Without it, lengths, duplicates and leak come from the shipped manifest, and labels are v3 alone.
+    Without it, lengths, duplicates and leak come from the shipped manifest, and labels are v3 alone. reading : as in
+    `load_data`.
     """
+    if is_own(setting, reading):
+        return _own(setting, reading, bad)
     folder, _ = data.find_data(setting)
     validation = read_recordings(find_archive("validation", folder), bad)
     skipped = list(validation.skipped)
@@ -45,6 +53,36 @@ def audit(setting: str = "auto", full: bool = True, bad: str = "error") -> dict[
         "Duplicates: byte-identical recordings": _duplicates(digest_of, v3),
         "Leak: validation recordings that are also training recordings": _leak(data.digests(validation), digest_of),
         "Folds of `leakfree` (labels v3)": _folds(digest_of, data.digests(validation), v3),
+    } | ({"Bad recordings, skipped": pd.DataFrame({"reason": skipped})} if skipped else {})
+
+
+def _own(setting: str, reading: Reading, bad: str) -> dict[str, pd.DataFrame]:
+    """Tables of recordings of one's own, for each split that they have."""
+    found = {}
+    for split in FOLDS:
+        try:
+            found[split] = load_own(Path(setting), split, reading, bad)
+        except EcgnbError:
+            if split == FOLDS[-1] and not found:
+                raise
+    counts = {split: np.bincount(d.y, minlength=len(d.classes)) for split, d in found.items()}
+    classes = next(iter(found.values())).classes
+    seconds = {split: d.lengths / d.fs for split, d in found.items()}
+    facts = {
+        split: {
+            "source": d.source,
+            "labels": d.labels,
+            "leads": " ".join(d.leads),
+            "Hz": d.fs,
+            "shortest (s)": round(seconds[split].min(), 1),
+            "longest (s)": round(seconds[split].max(), 1),
+        }
+        for split, d in found.items()
+    }
+    skipped = [line for d in found.values() for line in d.skipped]
+    return {
+        "Recordings by split and class": pd.DataFrame(counts, index=list(classes)).T.rename_axis("split"),
+        "What they are": pd.DataFrame(facts).T.rename_axis("split"),
     } | ({"Bad recordings, skipped": pd.DataFrame({"reason": skipped})} if skipped else {})
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ecgnb import values
-from ecgnb.constants import CLASSES, FS, UNITS_PER_MV, WINDOW
+from ecgnb.constants import CLASSES, UNITS_PER_MV, WINDOW
 from ecgnb.data import demo
 from ecgnb.data.archive import Archive
+from ecgnb.data.arrays import CHALLENGE, Dataset
 from ecgnb.data.download import NoRecordings, cache_dir, find_archive, find_labels_v3
+from ecgnb.data.own import AS_IT_IS, FOLDS, Reading, is_own, load_own
 from ecgnb.data.records import Recordings, manifest, read_labels, read_recordings
 from ecgnb.errors import EcgnbError
 from ecgnb.files import has_arrays, load_arrays, save_arrays
@@ -26,9 +27,8 @@ LABEL_VERSIONS: dict[str, tuple[str, ...]] = {
     "v2": ("REFERENCE-v2.csv", "REFERENCE.csv"),
     "v3": ("REFERENCE-v3.csv",),
 }
-SPLITS = ("train", "dev", "test", "validation")
+SPLITS = FOLDS
 
-CHALLENGE = "PhysioNet/CinC Challenge 2017"
 DEMO = "DEMO (SYNTHETIC)"
 # (archive, labels) -> `_digest` of the published recordings with those labels.
 PUBLISHED = {
@@ -39,72 +39,6 @@ PUBLISHED = {
     ("validation", "v2"): "204076d088c908b3",
     ("validation", "v3"): "3bf6588444472905",
 }
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Windows ready for the network, with all that turns them back into millivolts.
-
-    x : (n, 9000, 1) float32, z-units: x * sd_mv + mean_mv is in mV; zero after the recording's end
-    y : (n,) int64, index into `classes`
-    names : (n,) str
-    lengths : (n,) int64, true samples in the window (9000 or fewer)
-    mean_mv, sd_mv : (n,) float64, mV, over the true samples
-    signals : n int16 arrays, the whole recordings (some are longer than the window), in 1/1000 mV
-    split, protocol, labels : which recordings these are and whose labels they carry
-    source : where they come from: `CHALLENGE` only if their digests say so, `DEMO`, or the name of a folder
-    skipped : one line for each bad recording of the archive that was left out, with the reason
-    classes : symbols of the classes, in the order of `y`; fs : sampling rate, Hz
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    names: np.ndarray
-    lengths: np.ndarray
-    mean_mv: np.ndarray
-    sd_mv: np.ndarray
-    signals: tuple[np.ndarray, ...]
-    split: str
-    protocol: str
-    labels: str
-    source: str
-    skipped: tuple[str, ...] = ()
-    classes: tuple[str, ...] = CLASSES
-    fs: float = FS
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(n, 9000, 1) bool: True on real samples, False on zero padding."""
-        return (np.arange(self.x.shape[1]) < self.lengths[:, None])[..., None]
-
-    @property
-    def title(self) -> str:
-        """The words that stand on every figure and table made from these recordings."""
-        short = self.source.replace(CHALLENGE, "CinC 2017", 1)
-        return f"{short}, {self.split}, labels {self.labels}{self.left_out}"
-
-    @property
-    def left_out(self) -> str:
-        """How many bad recordings were left out, to end a title with; "" if none."""
-        return f", bad recordings skipped: {len(self.skipped)}" if self.skipped else ""
-
-    def in_mv(self, x: np.ndarray) -> list[np.ndarray]:
-        """Windows of these recordings, (n, 9000, 1) z-units, as n arrays (length,) float64, mV, unpadded."""
-        facts = zip(x, self.lengths, self.sd_mv, self.mean_mv, strict=True)
-        return [w[:length, 0].astype(np.float64) * sd + mean for w, length, sd, mean in facts]
-
-    def take(self, index: np.ndarray) -> Dataset:
-        """The recordings at `index` (integers or booleans), in that order."""
-        index = np.arange(len(self))[index]
-        arrays = {key: getattr(self, key)[index] for key in ("x", "y", "names", "lengths", "mean_mv", "sd_mv")}
-        return replace(self, **arrays, signals=tuple(self.signals[i] for i in index))
-
-    def of_class(self, letter: str) -> Dataset:
-        """The recordings of class `letter`."""
-        return self.take(self.y == self.classes.index(letter))
 
 
 def window(signal: np.ndarray, start: int = 0) -> tuple[np.ndarray, int, float, float]:
@@ -169,11 +103,17 @@ def find_data(data: str = "auto") -> tuple[Path | None, bool]:
         return folder, True
     if Path(data).is_dir():
         return Path(data).resolve(), False
-    raise EcgnbError(f'DATA={data!r}: expected "auto", "physionet", "demo" or an existing folder')
+    raise EcgnbError(f'DATA={data!r}: expected "auto", "physionet", "demo", an existing folder or an .npz file')
 
 
 def load_data(
-    split: str, *, protocol: str = "leakfree", labels: str = "", data: str = "auto", bad: str = "error"
+    split: str,
+    *,
+    protocol: str = "leakfree",
+    labels: str = "",
+    data: str = "auto",
+    bad: str = "error",
+    reading: Reading = AS_IT_IS,
 ) -> Dataset:
     """The recordings of one split as a Dataset.
 
@@ -181,16 +121,24 @@ def load_data(
         "train" (validation included: that is its leak), and "dev" is the validation set it watched.
     labels : "v0", "v2", "v3"; "" means the protocol's own (v3 for leakfree; v0 to train and v3 to evaluate
         for original).
+    data : see `find_data`; an `.npz` file or a folder with labels.csv is read by `own.load_own`, as `reading` says.
     bad : "error" or "skip", see `read_recordings`.
     """
     if protocol not in PROTOCOLS or split not in SPLITS:
         raise EcgnbError(f"{protocol=}, {split=}: expected one of {PROTOCOLS} and one of {SPLITS}")
+    if is_own(data, reading):
+        return load_own(Path(data), split, reading, bad)
+    if reading != AS_IT_IS:
+        raise EcgnbError(f"DATA={data!r}: is read as it is; rates, leads and units are settings of .npz and WFDB alone")
     if protocol == "original" and split == "dev":
         split = "validation"
     if protocol == "original" and split == "test":
         raise EcgnbError('protocol "original" trains on every recording, so it has no test fold')
-    labels = labels or ("v0" if (protocol, split) == ("original", "train") else "v3")
     folder, synthetic = find_data(data)
+    if not labels and (protocol, split) == ("original", "train"):
+        archive = find_archive("training", folder)  # recordings of one's own have one version of labels
+        labels = "v0" if not folder or any(map(archive.only, LABEL_VERSIONS["v0"])) else "v3"
+    labels = labels or "v3"
 
     archive = find_archive("validation", folder)
     recordings = validation = read_recordings(archive, bad)
@@ -202,17 +150,19 @@ def load_data(
         fold_of = folds(digests(recordings), set(digests(validation).values()))
         keep = np.flatnonzero([fold_of.get(name) == split for name in recordings.names.tolist()])
     label_of = load_labels(labels, split, folder)
+    kind = "validation" if split == "validation" else "training"
+    table = find_labels_v3(kind, folder) if folder and labels == "v3" else Path(LABEL_VERSIONS[labels][0])
     names = recordings.names[keep].tolist()
     unlabelled = [f"{archive.path}: {name} has no label {labels}" for name in names if name not in label_of]
     if unlabelled and bad == "error":
-        raise EcgnbError(f"{unlabelled[0]} ({len(unlabelled)} such); write it into {LABEL_VERSIONS[labels][0]}")
+        raise EcgnbError(f"{unlabelled[0]} ({len(unlabelled)} such); write it into {table.name}")
     keep = keep[[name in label_of for name in names]]
     if not len(keep):
         raise EcgnbError(f"{archive.path}: none of its {len(recordings)} recordings is in split {split!r}; add more")
     # Of all recordings a view will do, which copies nothing.
     rows = slice(None) if len(keep) == len(recordings) else keep
     arrays = {name: array[rows] for name, array in windows(recordings).items()}
-    kind = "validation" if split == "validation" else "training"
+    source = DEMO if synthetic else _source(archive, recordings, keep, label_of, (kind, labels))
     return Dataset(
         x=arrays["x"],
         lengths=arrays["lengths"],
@@ -223,8 +173,8 @@ def load_data(
         signals=tuple(recordings.signal(int(i)) for i in keep),
         split=split,
         protocol=protocol,
-        labels=labels,
-        source=DEMO if synthetic else _source(archive, recordings, keep, label_of, (kind, labels)),
+        labels=labels if source in (DEMO, CHALLENGE) else table.name,
+        source=source,
         skipped=(*recordings.skipped, *unlabelled),
     )
 

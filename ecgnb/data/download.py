@@ -49,14 +49,17 @@ def find_archive(split: str, folder: Path | None = None) -> Archive:
             if (place / name).exists():
                 return Archive(place / name)
     if folder:
-        raise EcgnbError(f"{folder}: holds none of {', '.join(LAYOUTS[split])}")
+        raise EcgnbError(
+            f"{folder}: holds none of {', '.join(LAYOUTS[split])}, nor labels.csv, the table of a folder of WFDB records"
+        )
     return Archive(_download(LAYOUTS[split][0]))
 
 
 def find_labels_v3(split: str, folder: Path | None = None) -> Path:
     """The file of final labels (v3): in `folder` or its folder of that split, else in the mirror, else fetched.
 
-    For a folder of one's own nothing is fetched: PhysioNet's labels are not those of its recordings.
+    For a folder of one's own nothing is fetched: PhysioNet's labels are not those of its recordings. There
+    REFERENCE.csv in the folder of the split will do.
     """
     place = folder or _mirror()
     if isinstance(place, Path):
@@ -64,7 +67,14 @@ def find_labels_v3(split: str, folder: Path | None = None) -> Path:
             if path.is_file():
                 return path
     if folder:
-        raise EcgnbError(f"{folder}: holds no {LABELS_V3}; write it: a line `record,label` (A N O ~) a recording")
+        inside = [folder / name / "REFERENCE.csv" for name in LAYOUTS[split][1:]]
+        for path in inside:
+            if path.is_file():
+                return path
+        raise EcgnbError(
+            f"{folder}: holds neither {LABELS_V3} nor {inside[-1].relative_to(folder)}; write one: a line "
+            "`record,label` (A N O ~) for each recording"
+        )
     return _download(LABELS_V3, sha256=LABELS_V3_SHA256)
 
 

@@ -27,7 +27,9 @@ SEARCHES = (
 NUMBERS = (
     *SEARCHES,
     "metrics.py",
+    "data/arrays.py",
     "data/dataset.py",
+    "data/own.py",
     "evaluation/checks.py",
     "evaluation/engine.py",
     "evaluation/run.py",

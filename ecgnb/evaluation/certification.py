@@ -63,7 +63,7 @@ def certify(
     n0: int = 100,
     n: int = 1000,
     alpha: float = 0.001,
-    batch_size: int = 32,
+    batch_size: int = 128,
     seed: int = 0,
     progress: str = "",
     mapper: Mapper | None = None,
@@ -89,15 +89,17 @@ def certify(
 
 
 def certified_recall(
-    certificates: Certificates, y: np.ndarray, label: int, radii: np.ndarray
+    certificates: Certificates, y: np.ndarray, label: int | None, radii: np.ndarray
 ) -> dict[str, list[float]]:
     """Share of the recordings of class `label` certified as that class to at least each of `radii` (L2, z-units).
+
+    label : None for the recordings of all classes, each certified as its own.
 
     y : (n,) int, true classes. Returns {"radius", "value", "low", "high"}: lists, with 95 % Wilson intervals
     over the recordings. At radius 0 it is the smoothed classifier's recall, where to abstain is to miss.
     """
-    of_class = y == label
-    is_correct = certificates.predicted[of_class] == label
+    of_class = (y == label) | (label is None)
+    is_correct = certificates.predicted[of_class] == y[of_class]
     rates = [metrics.rate(is_correct & (certificates.radius[of_class] >= r)) for r in radii]
     return {
         "radius": [float(r) for r in radii],

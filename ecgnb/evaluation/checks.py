@@ -20,9 +20,10 @@ from ecgnb.attacks.noise import random_sign
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
 from ecgnb.evaluation.schema import Check
 from ecgnb.evaluation.suites import STUDY_ATTACK, Attack
+from ecgnb.metrics import FEWEST
 from ecgnb.models.classifier import Classifier
 
-PASS, WARN, FAIL = "pass", "warn", "fail"
+PASS, WARN, FAIL, UNDECIDED = "pass", "warn", "fail", "undecided"
 
 
 def check(title: str, advice: str) -> Callable[[Callable], Callable[..., Check]]:
@@ -224,7 +225,8 @@ def run_checks(
 
     problem : recordings that the model classifies correctly, under the study's threat model; attacks : the results
     of a whole suite on them; random_start : that suite's PGD, to be doubled; surrogate : another model, to
-    transfer from; without one that check is left out.
+    transfer from; without one that check is left out. Fewer recordings than `metrics.FEWEST` can show that something is
+    wrong, not that nothing is: then no check passes.
     """
     classifier, radius = model.classifier, problem.ball.radius
     study, steps = attacks["pgd20"], 20
@@ -259,7 +261,7 @@ def run_checks(
     by_epsilon = {factor * float(np.median(radius)): found for factor, found in success.items()}
     noise = add_noise(problem, random_sign, seed=how.seed)
     noisy, *transferred = how.workers.map(_examples_of, [noise, *crafted], shared=(classifier, problem))
-    return [
+    found = [
         *parts["of_model"],
         loss_rises(study),
         loss_has_settled(study),
@@ -273,6 +275,9 @@ def run_checks(
         square_does_not_win(white, attacks["square"].success),
         untargeted_beats_targeted(strong.success, made["untargeted"].success),
     ]
+    if len(problem) >= FEWEST:
+        return found
+    return [replace(one, verdict=UNDECIDED) if one.verdict == PASS else one for one in found]
 
 
 def _applied(function: Callable, classifier: Classifier, problem: AttackProblem) -> Check:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ecgnb import metrics, values
 from ecgnb.attacks import NOISE_BASELINES, AttackProblem, AttackResult, Threat, add_noise, from_examples
-from ecgnb.attacks.noise import NOISE_TITLES
+from ecgnb.attacks.noise import NOISE_TITLES, possible_noise
 from ecgnb.attacks.preprocessing import PreprocessedClassifier, filtered, standardised
 from ecgnb.constants import BAND, CLASSES, FS
 from ecgnb.data.dataset import Dataset
@@ -26,15 +27,15 @@ from ecgnb.evaluation.certification import certified_recall, certify, l2_equival
 from ecgnb.evaluation.checks import run_checks
 from ecgnb.evaluation.minimal import MinimalPerturbation, curve, robustness_curve, run_minimal, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
-from ecgnb.evaluation.schema import About, Condition, Report
-from ecgnb.evaluation.suites import STUDY_ATTACK, Suite
+from ecgnb.evaluation.schema import About, Condition, Report, Symbols
+from ecgnb.evaluation.suites import STUDY_ATTACK, STUDY_THREAT, Suite
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
 from ecgnb.models.classifier import UNDEFINED, check_defined, check_fits, predicted_classes
 
 LARGEST = 1.0  # z-units: the limit of the search for the minimal ε
 LARGEST_UV = 200.0  # the same in µV
-BATCH = 64  # recordings that a worker predicts at a time
+BATCH = 128  # recordings that a worker predicts at a time
 SIGMA = 0.25  # z-units: the SD of the noise that certificates rest on, as the baseline was trained to bear
 PACKAGES = ("ecgnb", "keras", "numpy", "scipy", "tensorflow", "jax")
 TRANSFORMATIONS = {"standardised": standardised, "filtered": filtered}
@@ -90,7 +91,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def from_keras(
-    model: Any, name: str, batch_size: int = 32, classes: tuple[str, ...] = CLASSES, fs: float = FS
+    model: Any, name: str, batch_size: int = 64, classes: tuple[str, ...] = CLASSES, fs: float = FS
 ) -> EvaluatedModel:
     """A Keras model that gives logits, ready to be evaluated under a name."""
     from ecgnb.models.keras_classifier import KerasClassifier
@@ -118,8 +119,8 @@ def evaluate(
 ) -> Report:
     """Evaluate a model on a data set by a suite.
 
-    surrogate : another model, which attacks are transferred from; without one the suite's check of it is left out; cache : folder in which finished chunks are
-    stored, so that an interrupted evaluation goes on there; seed : of random starts, noise and bootstrap;
+    surrogate : another model, which attacks are transferred from; without one that check is left out; cache : folder
+    in which finished chunks are stored, so that an interrupted evaluation goes on there; seed : of random starts, noise and bootstrap;
     progress : show bars; workers : who computes, see `workers`.
     Raises EcgnbError if the suite has checks and the model classifies no recording of the attacked class correctly.
     """
@@ -139,10 +140,17 @@ class _Evaluation:
         if surrogate is None and suite.transferred:
             raise EcgnbError(f"suite {suite.name} needs a surrogate model to transfer from")
         self.surrogate = surrogate
+        self.suite, self.left_out = possible_suite(suite, dataset)
         self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
         self.subset = dataset.take(self.rows)
         if not len(self.subset):
             raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
+        if suite.checks:
+            self.left_out += signals.left_out(self.subset)
+            if surrogate is None:
+                self.left_out += [
+                    "the check of transferred attacks: no shipped model takes such recordings; --surrogate gives one"
+                ]
         self.problem = suite.threat.on(self.subset)
         self.clean = self._predict(dataset.x)
         check_defined(self.clean, dataset.names, model.name)
@@ -301,9 +309,12 @@ class _Evaluation:
 
     def _preprocessing(self, attacks: Mapping[str, AttackResult]) -> dict[str, dict[str, metrics.Estimate]]:
         """Recall behind an input transformation: clean, under attacks unaware of it, and under one that is aware."""
-        outcome = {}
+        if self.dataset.standardise not in ("recording", "lead"):
+            return {}
+        outcome, together = {}, self.dataset.standardise == "recording" and len(self.dataset.leads) > 1
         for name, transformation in TRANSFORMATIONS.items():
-            classifier = PreprocessedClassifier(self.model.classifier, transformation)
+            transformed = partial(transformation, together=True) if together else transformation
+            classifier = PreprocessedClassifier(self.model.classifier, transformed)
             digest = self.model.digest + name
             behind = EvaluatedModel(f"{self.model.name}-{name}", classifier, digest)
             examples = [self.problem.x, *(result.x for result in attacks.values())]
@@ -332,8 +343,9 @@ class _Evaluation:
         )
         is_certified = certificates.predicted == subset.y
         radius = certificates.radius[is_certified]
-        linf = linf_equivalent(certificates.radius, subset.lengths)[is_certified]
-        label = subset.classes.index(self.suite.threat.attack_class)
+        values, attacked = subset.lengths * subset.x.shape[2], self.suite.threat.attack_class
+        linf = linf_equivalent(certificates.radius, values)[is_certified]
+        label = subset.classes.index(attacked) if attacked else None
         radii = np.unique([0.0, *radius])
         return {
             "sigma": SIGMA,
@@ -342,8 +354,14 @@ class _Evaluation:
             "curve": certified_recall(certificates, subset.y, label, radii),
             "largest_radius_l2": float(radius.max(initial=0)),
             "largest_radius_linf": float(linf.max(initial=0)),
-            "l2_radius_of_study_epsilon": float(l2_equivalent(self.suite.threat.epsilon, np.median(subset.lengths))),
+            "l2_radius_of_study_epsilon": float(l2_equivalent(self._epsilon(), np.median(values))),
         }
+
+    def _epsilon(self) -> float:
+        """ε of the threat in z-units, the median over recordings if it is in µV."""
+        return (
+            self.suite.threat.epsilon if self.suite.threat.unit == "z" else float(np.median(self.problem.ball.radius))
+        )
 
     def _signals(self, attacks: Mapping[str, AttackResult], noise: Mapping[str, np.ndarray]) -> dict[str, dict]:
         """What each attack and each noise baseline did to the signal."""
@@ -396,21 +414,22 @@ class _Evaluation:
             preprocessing=parts.get("preprocessing", {}),
             certification=parts.get("certification", {}),
             signals=parts.get("signals", {}),
+            left_out=self.left_out,
             examples=attacks,
         )
         return self._with_minimal(report, parts["minimal"], worst) if "minimal" in parts else report
 
     def _with_minimal(self, report: Report, minimal: MinimalPerturbation, worst: WorstCase) -> Report:
-        uv, seed, correct = 1000 * self.subset.sd_mv, self.how.seed, self.is_correct
+        uv, seed, correct = self.subset.uv_per_z, self.how.seed, self.is_correct
         radius, radius_uv = minimal.radius, minimal.radius * uv
+        scales = {"z": (radius, LARGEST)} | ({"uv": (radius_uv, LARGEST_UV)} if self.subset.has_mv else {})
         return replace(
             report,
             curves={"attack": robustness_curve(radius, correct, LARGEST)} | report.curves,
-            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV),
-            minimal_epsilon={
-                "z": summarise(radius, correct, LARGEST, seed),
-                "uv": summarise(radius_uv, correct, LARGEST_UV, seed),
-            },
+            curve_uv=robustness_curve(radius_uv, correct, LARGEST_UV) if self.subset.has_mv else {},
+            minimal_epsilon={unit: summarise(r, correct, most, seed) for unit, (r, most) in scales.items()}
+            if correct.any()
+            else {},
             attacked=[
                 {
                     "record": str(self.subset.names[i]),
@@ -455,8 +474,9 @@ class _Evaluation:
         everyone[rows] = predicted
         return everyone
 
-    def _symbols(self, classes: np.ndarray) -> str:
-        return "".join("?" if c == UNDEFINED else self.dataset.classes[c] for c in classes)
+    def _symbols(self, classes: np.ndarray) -> Symbols:
+        symbols = ["?" if c == UNDEFINED else self.dataset.classes[c] for c in classes]
+        return "".join(symbols) if all(len(symbol) == 1 for symbol in self.dataset.classes) else symbols
 
 
 @dataclass(frozen=True)
@@ -480,6 +500,25 @@ def worst_case(attacks: Mapping[str, AttackResult], problem: AttackProblem) -> W
     logits = np.array([results[attack].logits[row] for row, attack in enumerate(best)])
     predicted = predicted_classes(logits.reshape(len(best), -1)) if len(best) else best
     return WorstCase(x, predicted, np.array(list(attacks))[best])
+
+
+def possible_suite(suite: Suite, dataset: Dataset) -> tuple[Suite, list[str]]:
+    """A suite without what a data set does not allow, and a sentence for each part that is left out."""
+    samples, fs, said = dataset.x.shape[1], dataset.fs, []
+    noise = tuple(name for name in suite.noise if possible_noise(name, samples, fs))
+    said += [
+        f"{NOISE_TITLES[name]}: recordings of {samples / fs:.3g} s at {fs:g} Hz cannot hold it"
+        for name in suite.noise
+        if name not in noise
+    ]
+    cases = {key: case for key, case in suite.cases.items() if dataset.has_mv or case.threat.unit == "z"}
+    if not dataset.has_mv:
+        said.append("everything in µV: the recordings were given in z-units")
+    if suite.checks and fs / 2 < BAND[1]:
+        said.append(f"the pass-band from {fs / 2:g} to {BAND[1]:g} Hz: half the sampling rate ends it")
+    if suite.extras and dataset.standardise not in ("recording", "lead"):
+        said.append("input transformations: the recordings are not standardised one by one")
+    return replace(suite, noise=noise, cases=cases), said
 
 
 def describe(dataset: Dataset, *, seed: int, model: str, digest: str = "", suite: str = "") -> About:
@@ -509,20 +548,20 @@ def describe(dataset: Dataset, *, seed: int, model: str, digest: str = "", suite
 def transfer(
     models: Sequence[EvaluatedModel],
     dataset: Dataset,
+    threat: Threat = STUDY_THREAT,
     *,
     cache: Path | None = None,
     seed: int = 2017,
     progress: bool = False,
     workers: Workers = HERE,
 ) -> dict[str, Any]:
-    """The study's attack crafted on each model and evaluated on each, as plain values.
+    """The study's attack, under any threat, crafted on each model and evaluated on each, as plain values.
 
     "success": crafted on -> evaluated on -> attack success rate among the recordings that the latter classifies
     correctly when clean; "digests": name -> digest of each model.
     """
     for model in models:
         check_fits(model.classifier, dataset)
-    threat = Threat()
     attacked_set = dataset.take(threat.is_attacked(dataset))
     if not len(attacked_set):
         raise EcgnbError(f"{dataset.title}: no recording of class {threat.attack_class}, nothing to attack")

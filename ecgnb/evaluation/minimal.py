@@ -75,7 +75,7 @@ def run_minimal(
     model: EvaluatedModel, problem: AttackProblem, known: np.ndarray, how: Execution, steps: int, band: Band = None
 ) -> MinimalPerturbation:
     """`minimal_perturbation` for every recording, in chunks."""
-    parts = chunks(problem)
+    parts = chunks(problem, how.workers)
     items = list(zip(parts, np.array_split(known, len(parts)), strict=True))
     settings = {"minimal": steps, "band": band}
     stored = [
@@ -112,20 +112,24 @@ def robustness_curve(radius: np.ndarray, is_correct: np.ndarray, largest: float)
 def summarise(radius: np.ndarray, is_correct: np.ndarray, largest: float, seed: int = 0) -> dict[str, Estimate]:
     """Two numbers of a robustness curve, with 95 % bootstrap intervals over recordings.
 
-    "median": minimal ε, over recordings classified correctly when clean, None above `largest`; "area": mean robust
-    recall for an ε drawn evenly from 0 to `largest`.
+    "median": minimal ε, over recordings classified correctly when clean, of which there must be some; None above
+    `largest`, and no interval from fewer than `metrics.FEWEST` of them, which a bootstrap understates; "area": mean
+    robust recall for an ε drawn evenly from 0 to `largest`.
     """
     held = np.minimum(np.where(is_correct, radius, 0.0), largest) / largest
     rng = np.random.default_rng(seed)
-    median = np.where(is_correct, radius, np.nan)
     draws = rng.integers(len(radius), size=(metrics.BOOTSTRAPS, len(radius)))
-    medians = np.nanpercentile(median[draws], 50, axis=1, method="higher")
-    bounds = np.percentile(medians, [2.5, 97.5], method="higher")
-    values = [np.nanpercentile(median, 50, method="higher"), *bounds]
-    value, *ends = (float(v) if v <= largest else None for v in values)
+    values, area = [np.percentile(radius[is_correct], 50, method="higher")], float(held.mean())
+    if is_correct.sum() >= metrics.FEWEST:
+        median = np.where(is_correct, radius, np.nan)[draws]
+        median = median[~np.isnan(median).all(axis=1)]
+        medians = np.nanpercentile(median, 50, axis=1, method="higher")
+        bounds = np.percentile(medians, [2.5, 97.5], method="higher")
+        values += bounds.tolist() if bounds[0] <= values[0] <= bounds[1] else []
+    value, low, high = [float(v) if v <= largest else None for v in values] + [None] * (3 - len(values))
     return {
-        "median": {"value": value, "ci95": ends},
-        "area": {"value": float(held.mean()), "ci95": metrics.interval(held[draws].mean(axis=1))},
+        "median": {"value": value, "ci95": [low, high]},
+        "area": {"value": area, "ci95": metrics.interval(held[draws].mean(axis=1), area)},
     }
 
 

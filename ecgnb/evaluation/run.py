@@ -17,9 +17,9 @@ from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
 from ecgnb.models.classifier import Classifier, predicted_classes
 
-# Recordings that are attacked at a time, and the unit of work that is sent to workers. It is the same whoever
-# does the work, since the network's rounding depends on how many recordings are in a batch.
-CHUNK = 32
+# Recordings in a chunk, the unit of work that is sent to a worker and stored. Few large ones are fastest, as
+# long as no worker is idle. Results differ by the network's rounding, which depends on the size of a batch.
+LARGEST, SMALLEST = 128, 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run_each(
     items, stored, owners = [], [], []
     # What cannot be shared out begins first, so that nobody waits for it at the end.
     for name, (attack, problem) in sorted(posed.items(), key=lambda entry: not entry[1][0].joint):
-        for part in [problem] if attack.joint else chunks(problem):
+        for part in [problem] if attack.joint else chunks(problem, how.workers):
             items.append((attack, part))
             key = problem_key(model, part) | {"attack": str(attack), "seed": how.seed}
             stored.append((model.name, key))
@@ -81,7 +81,7 @@ def cascade(
 
     Returns (n,) bool, any attack succeeded, and (n,) int, the class predicted under the last attack tried.
     """
-    parts, each = chunks(problem), list(attacks.values())
+    parts, each = chunks(problem, how.workers), list(attacks.values())
     settings = {"cascade": [str(attack) for attack in each], "seed": how.seed}
     name = f"{model.name}-{name or _several(attacks)}"
     stored = [(name, problem_key(model, part) | settings) for part in parts]
@@ -92,9 +92,13 @@ def cascade(
     return success, predicted
 
 
-def chunks(problem: AttackProblem) -> list[AttackProblem]:
-    """The recordings in parts of at most `CHUNK`, as equal as can be; one part if there are none."""
-    parts = max(1, math.ceil(len(problem) / CHUNK))
+def chunks(problem: AttackProblem, workers: Workers = HERE) -> list[AttackProblem]:
+    """The recordings in parts as equal as can be, at most `LARGEST`; one part if there are none.
+
+    Several processes get a part each, of `SMALLEST` recordings or more.
+    """
+    for_all = min(workers.processes, len(problem) // SMALLEST)
+    parts = max(1, math.ceil(len(problem) / LARGEST), for_all)
     return [problem.rows(rows) for rows in np.array_split(np.arange(len(problem)), parts)]
 
 
@@ -103,11 +107,15 @@ def problem_key(model: EvaluatedModel, problem: AttackProblem) -> dict:
     ball = problem.ball
     return {
         "model": model.digest,
-        "recordings": array_digest(problem.y, ball.centre, ball.radius, ball.mask),
+        "recordings": array_digest(problem.y, ball.centre, ball.radius, ball.mask, *_given(ball.scale)),
         "goal": problem.goal.target,
         "ball": type(ball).__name__,
         "band": getattr(ball, "band", None),
     }
+
+
+def _given(scale: np.ndarray | None) -> list[np.ndarray]:
+    return [] if scale is None else [scale]
 
 
 def _attacked(item: tuple[Attack, AttackProblem], model: EvaluatedModel, *, seed: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 Every table, figure, card and page is a function of a `Report`. Its JSON has the fields below as keys; all keys are
 identifiers, and sentences are made where a person reads them. An *estimate* is a dict of `metrics`:
-{"value", "ci95"} and, for a share, "count" and "n".
+{"value", "ci95"} and, for a share, "count" and "n". Classes of recordings are `Symbols`: a text of one symbol each, or
+a list of names where the classes have longer ones.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ecgnb.files import write_json
 from ecgnb.metrics import Estimate, confusion, rate
 from ecgnb.models.classifier import UNDEFINED
 
+Symbols = str | list[str]
 SCHEMA = 1  # raise when a field changes its name or meaning
 
 
@@ -55,7 +57,7 @@ class Condition:
 
     title : for people; kind : "clean", "attack" (white-box), "transfer" (crafted on another model), "worst_case" (the
     strongest of several attacks, recording by recording) or "noise"; threat : fields of `Threat`, None when clean;
-    predictions : a class symbol a recording, in the order of `Report.records`; recordings that are not attacked keep
+    predictions : classes, in the order of `Report.records`; recordings that are not attacked keep
     their clean prediction; "?" where logits are not finite, which counts as broken by the attack. scores : of `metrics.scores`, over all recordings.
 
     Of the attacked recordings, None when clean:
@@ -67,7 +69,7 @@ class Condition:
     title: str
     kind: str
     threat: dict[str, Any] | None
-    predictions: str
+    predictions: Symbols
     scores: dict[str, Any]
     robust_recall: Estimate | None = None
     attack_success_rate: Estimate | None = None
@@ -76,7 +78,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Check:
-    """A verdict on the evaluation itself: "pass", "warn" or "fail"; what it rests on; what to do if it is no pass."""
+    """A verdict on the evaluation itself; what it rests on; what to do if it is "warn" or "fail".
+
+    verdict : "pass", "warn", "fail", or "undecided" where nothing is wrong but the recordings are too few to pass it.
+    """
 
     name: str
     title: str
@@ -89,13 +94,14 @@ class Check:
 class Report:
     """One model on one data set. Parts that a suite does not compute are empty.
 
-    records : names of the recordings; labels : their true classes, a symbol each; classes : all symbols
+    records : names of the recordings; labels : their true classes; classes : all of them
     conditions : key -> `Condition`; "clean" is always there
     curves : name -> robustness curve {"epsilon", "value", "low", "high"}: share of the attacked class that is correctly
         classified and not successfully attacked, against ε in z-units. "attack": by the minimal ε found for each
         recording (an upper bound); names of noise baselines: on a grid; "pgd20", "random_sign_recall": recall on a grid
     curve_uv : the "attack" curve against ε in µV
-    minimal_epsilon : unit ("z", "uv") -> {"median": estimate, "area": estimate}; None above the search limit
+    minimal_epsilon : unit ("z", "uv") -> {"median": estimate, "area": estimate}; None above the search limit, and at
+        both ends of an interval that cannot be given; empty if no attacked recording is classified correctly
     attacked : one entry for each recording of the attacked class: {"record", "minimal_epsilon_z",
         "minimal_epsilon_uv", "worst_attack"}
     checks : of the evaluation itself
@@ -103,6 +109,7 @@ class Report:
     preprocessing : transformation -> condition -> estimate of recall behind it
     certification : of randomized smoothing, see `certification`
     signals : condition -> measure -> {"median", "p5", "p95"}, see `signals`
+    left_out : what the suite asks for and these recordings do not allow, a sentence each
     examples : condition -> adversarial examples of the attacked class; in memory only, not written
     """
 
@@ -110,7 +117,7 @@ class Report:
     threat: dict[str, Any]
     classes: tuple[str, ...]
     records: list[str]
-    labels: str
+    labels: Symbols
     conditions: dict[str, Condition]
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     curve_uv: dict[str, list[float]] = field(default_factory=dict)
@@ -121,6 +128,7 @@ class Report:
     preprocessing: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     certification: dict[str, Any] = field(default_factory=dict)
     signals: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     schema: int = SCHEMA
     examples: dict[str, AttackResult] = field(default_factory=dict, compare=False)
 
@@ -154,7 +162,7 @@ class Report:
             correct &= y == self.classes.index(attacked)
         return correct & goal.is_success(self.predicted(condition), y)
 
-    def _numbers(self, symbols: str) -> np.ndarray:
+    def _numbers(self, symbols: Symbols) -> np.ndarray:
         number = {symbol: c for c, symbol in enumerate(self.classes)} | {"?": UNDEFINED}
         return np.array([number[symbol] for symbol in symbols], int)
 
@@ -171,13 +179,14 @@ def check_free(path: Path, digest: str) -> None:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """A report as plain values, without examples."""
+    """A report as plain values, without examples. What each recording is comes last, since it is long."""
     values = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "examples"}
     values["about"] = asdict(report.about)
     values["classes"] = list(report.classes)
     values["conditions"] = {key: asdict(c) for key, c in report.conditions.items()}
     values["checks"] = [asdict(check) for check in report.checks]
-    return {"schema": values.pop("schema"), **values}
+    recordings = {name: values.pop(name) for name in ("records", "labels", "attacked")}
+    return {"schema": values.pop("schema"), **values, **recordings}
 
 
 def read_report(path: Path) -> Report:

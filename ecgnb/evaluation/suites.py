@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,12 @@ from ecgnb.attacks import (
     square,
     universal,
 )
-from ecgnb.constants import BAND
+from ecgnb.constants import BAND, CLASS_NAMES, CLASSES, FS, WINDOW
+from ecgnb.errors import EcgnbError
 from ecgnb.models.classifier import Classifier
+
+if TYPE_CHECKING:
+    from ecgnb.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -119,22 +123,43 @@ EQUAL_UV = Threat(epsilon=34, unit="µV")  # ε 0.2 at the median SD of AF, 169 
 NOISE = ("random_sign", "gaussian", "baseline_wander", "mains", "emg")
 
 
-def results_suite(threat: Threat = STUDY_THREAT, attack: Attack = STUDY_ATTACK, *, transferred: bool = False) -> Suite:
+def equal_uv(threat: Threat, dataset: Dataset | None = None) -> Threat:
+    """A threat with the same µV for every patient: what its ε is at the median SD of the attacked recordings.
+
+    Without a data set, and for the challenge's classes, the median is the challenge's. A data set without millivolts
+    has no such threat, and gets the one it was given.
+    """
+    if dataset is None or (threat == STUDY_THREAT and dataset.classes == CLASSES):
+        return replace(threat, epsilon=EQUAL_UV.epsilon, unit="µV")
+    if not dataset.has_mv or threat.unit == "µV":
+        return threat
+    uv = float(np.median(dataset.uv_per_z[threat.is_attacked(dataset)]))
+    return replace(threat, epsilon=float(f"{threat.epsilon * uv:.2g}"), unit="µV")
+
+
+def results_suite(
+    threat: Threat = STUDY_THREAT,
+    attack: Attack = STUDY_ATTACK,
+    *,
+    transferred: bool = False,
+    dataset: Dataset | None = None,
+) -> Suite:
     """The suite of the results table: the study's attack in several ways, and random noise.
 
-    transferred : also crafted on the surrogate, the model that training started from.
+    transferred : also crafted on the surrogate, the model that training started from; dataset : as in `threat_cases`.
     """
-    everyone = replace(threat, attack_class="", target="")
+    everyone, equal = replace(threat, attack_class="", target=""), equal_uv(threat, dataset)
     until_success = Attack("PGD-20", pgd, dict(steps=20, until_success=True))
+    cases = {
+        "pgd20_uv": ThreatCase(f"PGD-20, {equal.epsilon:g} µV for all", equal, {"pgd20": STUDY_ATTACK}),
+        "pgd20_all_classes": ThreatCase("PGD-20, every class, untargeted", everyone, {"pgd20": until_success}),
+    }
     return Suite(
         "results",
         {"pgd20": attack},
         threat,
         transferred={"transferred": attack} if transferred else {},
-        cases={
-            "pgd20_uv": ThreatCase("PGD-20, 34 µV for all", EQUAL_UV, {"pgd20": STUDY_ATTACK}),
-            "pgd20_all_classes": ThreatCase("PGD-20, every class, untargeted", everyone, {"pgd20": until_success}),
-        },
+        cases={key: case for key, case in cases.items() if case.threat != threat},
     )
 
 
@@ -163,12 +188,13 @@ class Budget:
     draws: int
 
 
-def attack_suite(budget: Budget) -> dict[str, Attack]:
+def attack_suite(budget: Budget, fs: float = FS) -> dict[str, Attack]:
     """The nine attacks. All but FGSM and PGD-20 as in the study stop at success.
 
-    With a target, APGD-DLR maximises the targeted ratio: it is AutoAttack's APGD-T for that one class.
+    With a target, APGD-DLR maximises the targeted ratio: it is AutoAttack's APGD-T for that one class. fs : sampling
+    rate of the recordings, Hz, above half of which no pass-band reaches.
     """
-    band = f"PGD in {BAND[0]:g}–{BAND[1]:g} Hz"
+    band = f"PGD in {BAND[0]:g}–{min(BAND[1], fs / 2):g} Hz"
     in_band = dict(steps=budget.pgd_steps, restarts=budget.restarts, band=BAND)
     return {
         "fgsm": Attack("FGSM", pgd, dict(steps=1, step=1.0, until_success=True)),
@@ -190,22 +216,35 @@ def strongest(budget: Budget) -> dict[str, Attack]:
     return {"pgd": attacks["pgd"], "apgd_ce": attacks["apgd_ce"], "apgd_t": by_target, "sap": attacks["sap"]}
 
 
-def threat_cases(budget: Budget) -> dict[str, ThreatCase]:
-    """The threat models besides the study's, each under the strongest attacks."""
-    threats = {
-        "to_other": ("AF → other", Threat(target="O")),
-        "to_noisy": ("AF → noisy", Threat(target="~")),
-        "untargeted": ("AF, untargeted", Threat(target="")),
-        # The same amplitude for every patient.
-        "equal_uv": ("AF → normal, the same µV for all", EQUAL_UV),
-        "band": ("AF → normal, within the pass-band", Threat(band=BAND)),
-        # The root mean square of a perturbation that fills ε 0.2 is 0.2; this is a quarter of it.
-        "l2": ("AF → normal, L2", Threat(epsilon=0.05 * 9000**0.5, norm="L2")),
-        "ten_uv": ("AF → normal, 10 µV as in Han et al. 2020", Threat(epsilon=10, unit="µV")),
-        "all_classes": ("every class, untargeted", Threat(attack_class="", target="")),
-    }
+def threat_cases(
+    budget: Budget, threat: Threat = STUDY_THREAT, dataset: Dataset | None = None
+) -> dict[str, ThreatCase]:
+    """The threat models besides one's own, each under the strongest attacks.
+
+    dataset : the recordings, whose classes and millivolts decide which cases there are; by default the challenge's.
+    """
+    classes, shape = (CLASSES, (WINDOW, 1)) if dataset is None else (dataset.classes, dataset.x.shape[1:])
+    names = CLASS_NAMES if classes == CLASSES else {}
+    source, to = (names.get(symbol, symbol) for symbol in (threat.attack_class or "every class", threat.target))
+    goal = f"{source} → {to}" if threat.target else f"{source}, untargeted"
+    threats = {}
+    if threat.target and len(classes) > 2:
+        for symbol in classes:
+            if symbol not in (threat.attack_class, threat.target):
+                name = names.get(symbol, symbol)
+                threats[f"to_{name}"] = f"{source} → {name}", replace(threat, target=symbol)
+        threats["untargeted"] = f"{source}, untargeted", replace(threat, target="")
+    # The same amplitude for every patient.
+    threats["equal_uv"] = f"{goal}, the same µV for all", equal_uv(threat, dataset)
+    threats["band"] = f"{goal}, within the pass-band", replace(threat, band=BAND)
+    # The root mean square of a perturbation that fills an L∞ ball is ε; this is a quarter of it.
+    epsilon = threat.epsilon / 4 * (shape[0] * shape[1]) ** 0.5
+    threats["l2"] = f"{goal}, L2", replace(threat, epsilon=epsilon, norm="L2")
+    if dataset is None or dataset.has_mv:
+        threats["ten_uv"] = f"{goal}, 10 µV as in Han et al. 2020", replace(threat, epsilon=10, unit="µV")
+    threats["all_classes"] = "every class, untargeted", replace(threat, attack_class="", target="")
     attacks = strongest(budget)
-    return {key: ThreatCase(title, threat, attacks) for key, (title, threat) in threats.items()}
+    return {key: ThreatCase(title, case, attacks) for key, (title, case) in threats.items() if case != threat}
 
 
 BUDGETS = {
@@ -215,14 +254,17 @@ BUDGETS = {
 }
 
 
-def whole_suite(name: str) -> Suite:
-    """The suite "quick" (the study's threat model alone), "standard" or "full" (all parts)."""
+def whole_suite(name: str, threat: Threat = STUDY_THREAT, dataset: Dataset | None = None) -> Suite:
+    """The suite "quick" (one threat model alone), "standard" or "full" (all parts); dataset : as in `threat_cases`."""
+    if threat.norm != "L∞" or threat.band:
+        raise EcgnbError(f"suite {name} is for L∞ without a band, which its attacks add; L2 and a band are cases of it")
     budget = BUDGETS[name]
     quick = name == "quick"
     return Suite(
         name,
-        attack_suite(budget),
-        cases={} if quick else threat_cases(budget),
+        attack_suite(budget, dataset.fs if dataset else FS),
+        threat,
+        cases={} if quick else threat_cases(budget, threat, dataset),
         noise=NOISE,
         minimal_steps=budget.minimal_steps,
         draws=0 if quick else budget.draws,
@@ -231,10 +273,10 @@ def whole_suite(name: str) -> Suite:
     )
 
 
-def suite(name: str) -> Suite:
-    """A suite by its name."""
+def suite(name: str, threat: Threat = STUDY_THREAT, dataset: Dataset | None = None) -> Suite:
+    """A suite by its name. dataset : the recordings, if they are not the challenge's."""
     values.read("suite", name, "quick", SUITE_NAMES)
-    return results_suite() if name == "results" else whole_suite(name)
+    return results_suite(threat, dataset=dataset) if name == "results" else whole_suite(name, threat, dataset)
 
 
 SUITE_NAMES = ("results", *BUDGETS)

@@ -32,7 +32,13 @@ _priority: ContextVar[int | None] = ContextVar("priority", default=None)  # of a
 
 
 class Workers(Protocol):
-    """What does the work."""
+    """What does the work.
+
+    processes : how many items are worked on at a time.
+    """
+
+    @property
+    def processes(self) -> int: ...
 
     def map(
         self,
@@ -54,7 +60,14 @@ class Workers(Protocol):
 
 
 class Here:
-    """This process, one item after the other."""
+    """This process: one item after the other or, after `devices.one_core_a_batch`, one on each core."""
+
+    @property
+    def processes(self) -> int:
+        """Items at a time."""
+        from ecgnb.models.devices import streams  # here, since Dask's workers start without Keras
+
+        return streams()
 
     def map(
         self,
@@ -66,16 +79,32 @@ class Here:
         done: Done | None = None,
     ) -> list[T]:
         """As `Workers.map`."""
-        results = []
-        for i, item in enumerate(bar(text, items)):
-            results.append(function(item, *shared))
-            if done:
-                done(i, results[i])
+        from ecgnb.models.devices import map_cores
+
+        results: list[Any] = [None] * len(items)
+        with bar(text, total=len(items)) as finished:
+
+            def keep(i: int, result: T) -> None:
+                results[i] = result
+                if done:
+                    done(i, result)
+                finished.update()
+
+            if self.processes == 1:
+                for i, item in enumerate(items):
+                    keep(i, function(item, *shared))
+            else:
+                map_cores(lambda item: function(item, *shared), items, keep)
         return results
 
     def run_all(self, parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-        """As `Workers.run_all`: one part after the other."""
-        return {name: part() for name, part in parts.items()}
+        """As `Workers.run_all`: side by side if items are, else one part after the other."""
+        from ecgnb.models.devices import stopping_together
+
+        if self.processes == 1:
+            return {name: part() for name, part in parts.items()}
+        with stopping_together():
+            return _side_by_side(parts)
 
 
 HERE = Here()
@@ -87,6 +116,11 @@ class Cluster:
     def __init__(self, client: Any):
         self.client, self._lock = client, Lock()
         self._sent: dict[int, tuple[object, Any]] = {}  # id -> (shared object, its future)
+
+    @property
+    def processes(self) -> int:
+        """The workers that there are at present."""
+        return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
 
     def map(
         self,
@@ -129,18 +163,7 @@ class Cluster:
 
         Parts named first have priority, in all that they ask for.
         """
-        threads, futures = ThreadPoolExecutor(max(1, len(parts))), {}
-        for place, (name, part) in enumerate(parts.items()):
-            context = copy_context()
-            if _priority.get() is None:  # parts of a part keep its priority
-                context.run(_priority.set, -place)
-            futures[name] = threads.submit(context.run, part)
-        try:
-            for future in as_completed(futures.values()):
-                future.result()  # the first error is raised without waiting for the other parts
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-        return {name: future.result() for name, future in futures.items()}
+        return _side_by_side(parts)
 
     def _send(self, one: object) -> Any:
         """The future of a shared object, pickled; the same future for the same object.
@@ -156,6 +179,22 @@ class Cluster:
                 future = self.client.submit(_same, dumps(one), pure=False, priority=1)
                 self._sent[id(one)] = one, future
             return self._sent[id(one)][1]
+
+
+def _side_by_side(parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """`Workers.run_all` by a thread for each part."""
+    threads, futures = ThreadPoolExecutor(max(1, len(parts))), {}
+    for place, (name, part) in enumerate(parts.items()):
+        context = copy_context()
+        if _priority.get() is None:  # parts of a part keep its priority
+            context.run(_priority.set, -place)
+        futures[name] = threads.submit(context.run, part)
+    try:
+        for future in as_completed(futures.values()):
+            future.result()  # the first error is raised without waiting for the other parts
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    return {name: future.result() for name, future in futures.items()}
 
 
 def map_cached(

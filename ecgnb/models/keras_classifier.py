@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +13,7 @@ from ecgnb import values
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
 from ecgnb.models.classifier import check_count, steady
-from ecgnb.models.devices import replicas, share_rows
+from ecgnb.models.devices import map_streams, replicas, share_rows, streams
 from ecgnb.models.identity import model_digest
 from ecgnb.models.network import in_bfloat16
 from ecgnb.quiet import keras
@@ -24,7 +26,7 @@ class KerasClassifier:
 
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
     read at every call, so one object serves a model while it trains. A model on several devices is shared by
-    all of them, `batch_size` rows each at a time.
+    all of them, `batch_size` rows each at a time. After `devices.one_core_a_batch`, each core has a batch of its own.
 
     model : gives logits (see `files.load_model`), of any number of samples, leads and classes.
 
@@ -35,7 +37,7 @@ class KerasClassifier:
     def __init__(
         self,
         model: keras.Model,
-        batch_size: int = 32,
+        batch_size: int = 64,
         precision: str = "float32",
         classes: tuple[str, ...] = CLASSES,
         fs: float = FS,
@@ -44,7 +46,7 @@ class KerasClassifier:
         if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
         values.read("precision", precision, "float32", ("float32", "bfloat16"))
-        values.read("batch_size", batch_size, 32, values.COUNT)
+        values.read("batch_size", batch_size, 64, values.COUNT)
         check_count(model.output_shape[1:], classes)
         self._arguments = model, batch_size, precision, classes, fs
         self.classes, self.fs, self.shape = tuple(classes), fs, model.input_shape[1:]
@@ -65,7 +67,7 @@ class KerasClassifier:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """As `Classifier.logits`."""
-        parts = [self._logits(x[rows]) for rows in self._batches(len(x))]
+        parts = self._of_each_batch(self._logits, x)
         return np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
 
     def loss_and_gradient(
@@ -73,9 +75,8 @@ class KerasClassifier:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `Classifier.loss_and_gradient`."""
         if loss not in self._compiled:
-            self._compiled[loss] = self._compile(loss, targets)
-        compute = self._compiled[loss]
-        parts = [compute(x[rows], y[rows], targets[rows]) for rows in self._batches(len(x))]
+            self._compiled.setdefault(loss, self._compile(loss, targets))  # another thread may have been faster
+        parts = self._of_each_batch(self._compiled[loss], x, y, targets)
         value, logits, gradient = (np.concatenate(part) for part in zip(*parts, strict=True))
         return value, logits, steady(gradient, self._finite(x, logits))
 
@@ -86,8 +87,22 @@ class KerasClassifier:
             finite[~finite] = np.isfinite(self.logits(x[~finite])).all(axis=1)
         return finite
 
-    def _batches(self, n: int) -> list[slice]:
-        return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
+    def _of_each_batch(self, function: Callable, *arrays: np.ndarray) -> list:
+        """Results of a function of each batch. Batches are as equal as can be: 47 rows are 24 and 23, never 32 and 15."""
+        batches = cut(len(arrays[0]), self.batch_size, streams())
+        return map_streams(lambda rows: function(*(array[rows] for array in arrays)), batches)
+
+
+def cut(n: int, most: int, side_by_side: int = 1) -> list[slice]:
+    """n rows in parts of at most `most`, as equal as can be, and, where rows suffice, as many as keep all busy.
+
+    >>> cut(47, 64, side_by_side=2)
+    [slice(0, 24, None), slice(24, 47, None)]
+    """
+    rounds = math.ceil(n / (most * side_by_side))
+    parts = min(n, rounds * side_by_side)
+    ends = [math.ceil(n * k / parts) for k in range(parts + 1)] if parts else [0]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _compile_tensorflow(model: keras.Model, gradient_model: keras.Model, _: int) -> tuple[Callable, Callable]:

@@ -14,7 +14,17 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report
 from ecgnb.metrics import Estimate
 from ecgnb.report.runs import RunResult
-from ecgnb.report.tables import MISSING, as_difference, as_p, table_of, with_interval
+from ecgnb.report.tables import (
+    MISSING,
+    as_difference,
+    as_p,
+    class_name,
+    false_positive_rate,
+    recall_name,
+    table_of,
+    threat_classes,
+    with_interval,
+)
 from ecgnb.training.configuration import overrides
 
 PRESENTED = (  # the runs of the results table, in its order
@@ -95,7 +105,7 @@ def measure(report: Report, condition: str, name: str) -> Estimate | None:
         return None
     found = report.conditions[condition]
     if name == "noise_false_positive_rate":
-        return report.rate(condition, "N", "A")
+        return false_positive_rate(report, condition)
     if name in ("robust_recall", "attack_success_rate"):
         return getattr(found, name)
     kind, _, symbol = name.partition("_")
@@ -138,15 +148,26 @@ def original_table(results: Mapping[str, RunResult], split: str = "validation") 
 
 def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     """Scores of one model, as on its card: a column for each split."""
-    chosen = CLEAN | ATTACKED | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
-    heads = {
-        split: f"{split} ({r.about.recordings} recordings, {r.about.class_counts['A']} AF)"
-        for split, r in reports.items()
-    }
+    chosen: Measures = CLEAN | ATTACKED | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
+    heads = {}
+    for split, report in reports.items():
+        symbol, (attacked, _) = report.threat["attack_class"], threat_classes(report)
+        counted = f", {report.about.class_counts[symbol]} {attacked}" if symbol else ""
+        heads[split] = f"{split} ({report.about.recordings} recordings{counted})"
+        if report.classes != CLASSES or attacked != "AF":
+            chosen = own_measures(report)
     rows = {
         title: {heads[split]: measure(r, *which) for split, r in reports.items()} for title, which in chosen.items()
     }
     return table_of(rows, "score", cell=with_interval)
+
+
+def own_measures(report: Report) -> Measures:
+    """As CLEAN and ATTACKED together, for other classes than the study's, or another class that is attacked."""
+    recall = f"recall_{report.threat['attack_class']}" if report.threat["attack_class"] else "accuracy"
+    clean = {f"{class_name(symbol, report.classes)} F1": ("clean", f"f1_{symbol}") for symbol in report.classes}
+    clean |= {"macro F1": ("clean", "macro_f1"), recall_name(report): ("clean", recall)}
+    return clean | {f"{recall_name(report)}, PGD-20": ("pgd20", recall), "ASR, PGD-20": ATTACKED["ASR, PGD-20"]}
 
 
 def claims_table(results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:

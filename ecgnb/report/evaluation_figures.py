@@ -17,13 +17,15 @@ Curve = Mapping[str, Sequence[float]]
 
 
 @style.styled
-def robustness_panels(models: Mapping[str, Mapping[str, Curve]], subtitle: str, marked_epsilon: float) -> Figure:
-    """Robust recall of AF against ε, a panel for each model: under attack, and under noise of the same size.
+def robustness_panels(
+    models: Mapping[str, Mapping[str, Curve]], subtitle: str, marked_epsilon: float, attacked: str = "AF"
+) -> Figure:
+    """Robust recall of the attacked class against ε, a panel for each model: under attack, and under noise of the same size.
 
     models : name -> {"attack" or a noise baseline's name: robustness curve}, of `Report.curves`
     marked_epsilon : z-units, a vertical line
     """
-    title = "Robust recall of AF against ε, 95 % intervals"
+    title = f"Robust recall of {attacked} against ε, 95 % intervals"
     fig = style.new_figure(max(8.6, 1.6 + 3.6 * len(models)), 4.8, title, subtitle)
     axes = fig.subplots(1, len(models), sharey=True, squeeze=False)[0]
     noise = [name for name in NOISE_TITLES if any(name in c for c in models.values())]
@@ -41,7 +43,7 @@ def robustness_panels(models: Mapping[str, Mapping[str, Curve]], subtitle: str, 
         widest = max(max(curve["epsilon"]) for curve in curves.values())
         ax.set(xlim=(0, widest * 1.02), ylim=(-0.02, 1.02), xlabel="ε (L∞), z-units")
         style.tidy(ax, "")
-    axes[0].set_ylabel("robust recall of AF")
+    axes[0].set_ylabel(f"robust recall of {attacked}")
     keys = [Line2D([], [], color="0.1", lw=2, label="minimal ε found by attack (upper bound)")]
     keys += [Line2D([], [], label=f"{NOISE_TITLES[name]} (noise baseline)", **look) for name, look in looks.items()]
     style.legend_below(fig, keys)
@@ -121,10 +123,11 @@ def loss_figure(paths: Mapping[str, Curve], subtitle: str, marked_step: int) -> 
 
 
 @style.styled
-def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str) -> Figure:
+def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str, attacked: str = "AF") -> Figure:
     """Attack success rate of examples crafted on one model and evaluated on another.
 
-    success : crafted on -> evaluated on -> estimate, of the AF that the model evaluated on classifies correctly
+    success : crafted on -> evaluated on -> estimate, of the attacked class's recordings that the model evaluated on
+    classifies correctly
     """
     crafted, evaluated = list(success), list(next(iter(success.values())))
     table = [[success[row][column] for column in evaluated] for row in crafted]
@@ -133,7 +136,7 @@ def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str
     cells = [
         [f"{share:.2f}\n{count}" for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)
     ]
-    title = "Transfer: attack success rate on correctly classified AF"
+    title = f"Transfer: attack success rate on correctly classified {attacked}"
     size = 2.6 + 1.1 * len(evaluated), 2.1 + 0.75 * len(crafted)
     fig = style.new_figure(*size, title, subtitle)
     ax = fig.subplots()
@@ -149,13 +152,13 @@ def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str
 
 
 @style.styled
-def certified_curve(curves: Mapping[str, Curve], subtitle: str) -> Figure:
-    """Certified AF recall against the L2 radius of the certificate, with 95 % intervals.
+def certified_curve(curves: Mapping[str, Curve], subtitle: str, attacked: str = "AF") -> Figure:
+    """Certified recall of the attacked class against the L2 radius of the certificate, with 95 % intervals.
 
     curves : model -> {"radius", "value", "low", "high"}, radii rising. Between two radii the value of the larger is
         drawn, so that no point of a line says more than is certified. A line ends at 0.
     """
-    title = "Certified AF recall against the certified radius, 95 % intervals"
+    title = f"Certified {attacked} recall against the certified radius, 95 % intervals"
     fig = style.new_figure(8, 5.6, title, subtitle)
     ax = fig.subplots()
     for name, (colour, dash, _) in style.looks(curves).items():
@@ -168,7 +171,7 @@ def certified_curve(curves: Mapping[str, Curve], subtitle: str) -> Figure:
     ax.set(xlim=(0, widest * 1.03), ylim=(-0.02, 1.02), xlabel="radius (L2), z-units")
     label = f"ε of the largest L∞ ball inside, z-units: radius/√{WINDOW}"
     style.top_axis(ax, WINDOW**-0.5, label)
-    style.tidy(ax, "certified AF recall")
+    style.tidy(ax, f"certified {attacked} recall")
     style.legend_below(fig)
     return fig
 

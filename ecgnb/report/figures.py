@@ -19,6 +19,7 @@ from ecgnb.attacks.noise import NOISE_TITLES
 from ecgnb.constants import FS
 from ecgnb.errors import EcgnbError
 from ecgnb.report import style
+from ecgnb.report.tables import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +67,7 @@ def confusion_figure(scores: Mapping[str, dict[str, Any]], subtitle: str) -> Fig
         style.intervals(lower, rows, style.looks([name])[name].colour)
         style.share_rows(lower, list(rows))
         for row, estimate in enumerate(rows.values()):
-            value, low, high = style.floats([estimate["value"], *estimate["ci95"]])
-            text = "none" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            lower.text(1.04, row, text, va="center", fontsize=9)
+            lower.text(1.04, row, with_interval(estimate), va="center", fontsize=9)
     bar = fig.colorbar(image, ax=grid[0, :], label="share of the true class", pad=0.02)
     bar.outline.set_visible(False)
     return fig
@@ -85,7 +84,7 @@ def _confusion_matrix(ax: Axes, counts: np.ndarray, classes: Sequence[str]) -> A
     image = style.heat_map(ax, shares, cells, "Blues")
     for i, total in enumerate(totals.ravel()):
         ax.text(len(classes) - 0.4, i, f"n = {total:,}", va="center", fontsize=9)
-    titles = [style.class_title(symbol) for symbol in classes]
+    titles = [style.class_title(symbol, classes) for symbol in classes]
     ax.set_xticks(range(len(classes)), [title.replace(" ", "\n") for title in titles])
     ax.set_yticks(range(len(classes)), titles)
     ax.set(xlabel="predicted", ylabel="true")
@@ -133,15 +132,19 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], subtitle: str, select
 
 @style.styled
 def robustness_curve(
-    curves: Mapping[str, dict[str, list[float]]], subtitle: str, uv_per_z: float, marked_epsilon: float
+    curves: Mapping[str, dict[str, list[float]]],
+    subtitle: str,
+    uv_per_z: float,
+    marked_epsilon: float,
+    attacked: str = "AF",
 ) -> Figure:
-    """AF recall against ε, with 95 % intervals.
+    """Recall of the attacked class against ε, with 95 % intervals.
 
     curves : name -> {"epsilon": z-units, "value", "low", "high"}, each (k,); a name that begins with the title of a
         noise baseline, such as "random ±ε", is drawn grey and dotted
     uv_per_z : median SD of the recordings in µV, for the axis on top; marked_epsilon : z-units, a vertical line
     """
-    fig = style.new_figure(8, 5.6, "AF recall against ε, 95 % intervals", subtitle)
+    fig = style.new_figure(8, 5.6, f"{attacked} recall against ε, 95 % intervals", subtitle)
     ax = fig.subplots()
     noise = tuple(NOISE_TITLES.values())
     for name, (colour, dash, marker) in style.looks(curves).items():
@@ -154,7 +157,7 @@ def robustness_curve(
     style.top_axis(ax, uv_per_z, f"µV at the median SD of {uv_per_z:.0f} µV")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
     style.mark(ax, marked_epsilon, f"ε = {marked_epsilon:g}", (3, -4), va="top", bbox=box)
-    style.tidy(ax, "AF recall")
+    style.tidy(ax, f"{attacked} recall")
     style.legend_below(fig)
     return fig
 
@@ -273,12 +276,12 @@ def iterates_figure(
         bars.barh(rows + shift, values, 0.38, color=style.COLOURS[name], label=name)
         for row, value in enumerate(values):
             bars.text(value + 0.02, row + shift, f"{value:.2f}", va="center", fontsize=9)
-    style.share_rows(bars, [style.class_title(symbol) for symbol in classes], "probability")
+    style.share_rows(bars, [style.class_title(symbol, classes) for symbol in classes], "probability")
     bars.set_xlim(0, 1.18)
     steps = np.arange(len(loss))
     looks = zip(classes, probabilities.T, cycle(CLASS_COLOURS), cycle(style.DASHES), strict=False)
     for symbol, values, colour, dash in looks:
-        curves.plot(steps, values, color=colour, ls=dash, lw=1.5, label=style.class_title(symbol))
+        curves.plot(steps, values, color=colour, ls=dash, lw=1.5, label=style.class_title(symbol, classes))
     curves.set(ylim=(-0.02, 1.02), xlabel="iteration")
     style.tidy(curves, "probability")
     path.plot(steps, loss, color=style.COLOURS["clean"], lw=1.5)
@@ -316,7 +319,7 @@ def ascent_figure(
             probabilities[:, row],
             ls=dash,
             color=CLASS_COLOURS[row % len(CLASS_COLOURS)],
-            label=style.class_title(symbol),
+            label=style.class_title(symbol, classes),
         )
     right.set_ylim(-0.02, 1.02)
     style.tidy(right, "probability")

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from ecgnb.constants import CLASS_NAMES
+from ecgnb.constants import CLASS_NAMES, CLASSES
 from ecgnb.files import write_atomically, write_json
 from ecgnb.metrics import Estimate
 
@@ -31,8 +31,8 @@ SIZES |= dict.fromkeys(["xtick.labelsize", "ytick.labelsize", "legend.fontsize"]
 NO_MATHS = {"text.parse_math": False}  # a name with two dollar signs is no formula
 styled = style.context(["default", SIZES | NO_MATHS])  # around everything that draws
 COLOURS = {"clean": "#222222", "attacked": "#d55e00", "baseline": "#0173b2", "static": "#de8f05"}
-COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161"}
 NOISE_COLOUR = "#777777"
+COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161", "EMG": NOISE_COLOUR}
 SPARE_COLOURS = ("#cc78bc", "#56b4e9", "#6a3d9a")  # for whatever has no colour of its own
 MARKERS, DASHES = "os^DvPX<>", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
@@ -86,9 +86,9 @@ def head(fig: Figure, title: str, subtitle: str, y: float | None = None) -> None
         fig.text(0.5, 0.5, mark, rotation=np.degrees(np.arctan2(height, width)), **look)
 
 
-def class_title(symbol: str) -> str:
-    """ "A (AF)", or the symbol alone where there is no name."""
-    return f"{symbol} ({CLASS_NAMES[symbol]})" if symbol in CLASS_NAMES else symbol
+def class_title(symbol: str, classes: Sequence[str] = CLASSES) -> str:
+    """ "A (AF)" for a class of the Challenge 2017; of other data its own name."""
+    return f"{symbol} ({CLASS_NAMES[symbol]})" if tuple(classes) == CLASSES and symbol in CLASS_NAMES else symbol
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +15,7 @@ import pandas as pd
 from ecgnb import metrics
 from ecgnb.attacks.noise import NOISE_BASELINES
 from ecgnb.attacks.threats import Threat
-from ecgnb.constants import CLASS_NAMES
+from ecgnb.constants import CLASS_NAMES, CLASSES
 from ecgnb.evaluation.schema import Condition, Report
 from ecgnb.metrics import Estimate
 from ecgnb.models.classifier import softmax
@@ -35,11 +34,12 @@ SIGNALS = {  # those measures of `signals.measures` that a table has room for: t
 }
 
 
-def with_interval(estimate: Estimate | None) -> str:
-    """ "0.94 [0.83, 0.98]": a value and its 95 % interval."""
+def with_interval(estimate: Estimate | None, form: str = "{:.2f}") -> str:
+    """ "0.94 [0.83, 0.98]": a value and its 95 % interval, if it has one; form : of each number."""
     if not estimate or estimate["value"] is None:
         return MISSING
-    return "{:.2f} [{:.2f}, {:.2f}]".format(estimate["value"], *estimate["ci95"])
+    value, *ends = (form.format(number) for number in (estimate["value"], *estimate["ci95"]) if number is not None)
+    return f"{value} [{', '.join(ends)}]" if metrics.has_interval(estimate) else value
 
 
 def with_counts(estimate: Estimate | None) -> str:
@@ -50,7 +50,7 @@ def with_counts(estimate: Estimate | None) -> str:
 
 def as_difference(estimate: Estimate) -> str:
     """ "-0.09 [-0.15, -0.04]": a difference and its 95 % interval."""
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(estimate["value"], *estimate["ci95"])
+    return with_interval(estimate, "{:+.2f}")
 
 
 def as_p(p: float, at_floor: bool = False) -> str:
@@ -95,26 +95,29 @@ def side_by_side(
 # ---- one evaluation ----
 
 
-def class_name(symbol: str) -> str:
-    """A class in words, "AF" for "A"; its symbol if it has none."""
-    return CLASS_NAMES.get(symbol, symbol)
+def class_name(symbol: str, classes: Sequence[str] = CLASSES) -> str:
+    """A class in words: "AF" for "A" among the classes of the Challenge 2017; of other data its own name."""
+    return CLASS_NAMES.get(symbol, symbol) if tuple(classes) == CLASSES else symbol
+
+
+def threat_classes(report: Report) -> tuple[str, str]:
+    """Names of the attacked class and of the target, "" for all classes and for an untargeted attack."""
+    attacked, target = (class_name(report.threat[key], report.classes) for key in ("attack_class", "target"))
+    return attacked, target
 
 
 def description(report: Report) -> str:
     """Which recordings, whose labels, which suite, in one line."""
     about, attacked = report.about, report.threat["attack_class"]
-    counted = f", {about.class_counts[attacked]} {class_name(attacked)}" if attacked else ""
-    return (
-        f"{about.data}, {about.split}: {about.recordings} recordings{counted}; labels {about.labels}, "
-        f"protocol {about.protocol}, seed {about.seed}, suite {about.suite}"
-    )
+    counted = f", {about.class_counts[attacked]} {threat_classes(report)[0]}" if attacked else ""
+    facts = {name: getattr(about, name) for name in ("labels", "protocol", "seed", "suite")}
+    said = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact != "")
+    return f"{about.data}, {about.split}: {about.recordings} recordings{counted}; {said}"
 
 
 def threat_in_words(report: Report) -> str:
-    """The study's threat model: "AF → normal, L∞ 0.2 z"."""
-    threat = Threat(**report.threat)
-    names = (class_name(threat.attack_class), class_name(threat.target))
-    return str(replace(threat, attack_class=names[0], target=names[1]))
+    """The threat model of the report: "AF → normal, L∞ 0.2 z"."""
+    return _in_words(report.threat, report.classes)
 
 
 def recall(report: Report, key: str) -> Estimate | None:
@@ -127,8 +130,8 @@ def recall(report: Report, key: str) -> Estimate | None:
 
 def recall_name(report: Report) -> str:
     """What `recall` is called."""
-    attacked = report.threat["attack_class"]
-    return f"{class_name(attacked)} recall" if attacked else "accuracy"
+    attacked, _ = threat_classes(report)
+    return f"{attacked} recall" if attacked else "accuracy"
 
 
 def robust_recall(report: Report, key: str) -> Estimate | None:
@@ -154,27 +157,36 @@ def noise_on_all(report: Report) -> dict[str, Condition]:
     return {key: c for key, c in report.of_kind("noise").items() if key in NOISE_BASELINES}
 
 
+def undecided(report: Report) -> str:
+    """Why the recordings do not suffice to conclude anything; "" if they do."""
+    found = recall(report, "clean")
+    if not found or found["count"] >= metrics.FEWEST:
+        return ""
+    return f"undecided: too few correctly classified recordings ({found['count']} of {found['n']}) to conclude"
+
+
 def answer(report: Report) -> str:
-    """How robust the model is, in two or three sentences of counts."""
-    attacked, target = report.threat["attack_class"], report.threat["target"]
+    """How robust the model is, in two or three sentences of counts; first of all, if so, that they are too few."""
+    attacked, target = threat_classes(report)
     worst = "worst_case" in report.conditions
     tried = f"all {len(under_study_threat(report, 'attack'))} attacks" if worst else report.conditions["pgd20"].title
-    aim = f" that aim at {class_name(target)}" if target and worst else ""
+    aim = f" that aim at {target}" if target and worst else ""
     ends = {
-        f"{class_name(attacked)} recordings are classified correctly.".strip(): recall(report, "clean"),
+        f"{attacked} recordings are classified correctly.".strip(): recall(report, "clean"),
         f"withstand {tried}{aim}.": robust_recall(report, "worst_case" if worst else "pgd20"),
         "withstand attackers who accept any wrong class.": robust_recall(report, "untargeted"),
     }
-    return " ".join(f"{e['count']} of {e['n']} {end}" for end, e in ends.items() if e)
+    counts = [f"{e['count']} of {e['n']} {end}" for end, e in ends.items() if e]
+    return " ".join([f"{reason[0].upper()}{reason[1:]}.", *counts] if (reason := undecided(report)) else counts)
 
 
 def headline(report: Report) -> dict[str, str]:
     """The answer in lines of at most 100 columns; what was not computed is left out."""
-    conditions, name = report.conditions, class_name(report.threat["attack_class"])
+    conditions, (attacked, target) = report.conditions, threat_classes(report)
     everyone = next((k for k in ("all_classes", "pgd20_all_classes") if k in conditions), None)
     tried = len(under_study_threat(report, "attack"))
     attack = conditions["pgd20"].title if "pgd20" in conditions else ""
-    false_positive = f"{class_name(report.threat['target'])} predicted as {name}"
+    false_positive = f"{target} predicted as {attacked}"
     estimates = {
         f"{recall_name(report)}, clean": recall(report, "clean"),
         f"robust recall, {attack}": robust_recall(report, "pgd20"),
@@ -184,16 +196,39 @@ def headline(report: Report) -> dict[str, str]:
         f"{false_positive}, clean": false_positive_rate(report, "clean"),
         f"{false_positive}, random ±ε": false_positive_rate(report, "random_sign"),
     }
-    lines = {text: with_counts(estimate) for text, estimate in estimates.items() if estimate}
-    if report.minimal_epsilon:
-        lines["minimal ε, median, µV"] = minimal_epsilon(report)["minimal ε, median, µV"]
+    lines = {"verdict": reason} if (reason := undecided(report)) else {}
+    lines |= {text: with_counts(estimate) for text, estimate in estimates.items() if estimate}
+    if found := minimal_epsilon(report):
+        median = f"minimal ε, median, {'µV' if report.curve_uv else 'z-units'}"
+        lines[median] = found[median]
     if report.certification:
         largest = report.certification["largest_radius_linf"]
         lines["largest certified ε, z-units"] = f"{largest:.3f}"
     if report.checks:
-        failed = sum(check.verdict == "fail" for check in report.checks)
-        lines["checks that fail"] = f"{failed} of {len(report.checks)}"
+        failed, open_ = (sum(check.verdict == verdict for check in report.checks) for verdict in ("fail", "undecided"))
+        lines["checks that fail"] = f"{failed} of {len(report.checks)}" + (f", {open_} undecided" if open_ else "")
     return lines
+
+
+def clean_table(report: Report) -> pd.DataFrame:
+    """What the model does when nothing is attacked: the confusion matrix, a row for each true class, and its recall."""
+    scores, names = report.conditions["clean"].scores, [class_name(symbol, report.classes) for symbol in report.classes]
+    rows = {
+        name: dict(zip((f"as {other}" for other in names), counts, strict=True))
+        | {"recall": with_interval(scores["recall"][symbol])}
+        for symbol, name, counts in zip(report.classes, names, scores["confusion"], strict=True)
+    }
+    return table_of(rows, "true class")
+
+
+def clean_scores(report: Report) -> dict[str, str]:
+    """Scores over all classes when nothing is attacked, and F1 of each."""
+    scores = report.conditions["clean"].scores
+    found = {"accuracy": with_counts(scores["accuracy"]), "macro F1": with_interval(scores["macro_f1"])}
+    if "challenge_score" in scores:
+        found["challenge score"] = with_interval(scores["challenge_score"])
+    each = {f"F1 of {class_name(s, report.classes)}": with_interval(f1) for s, f1 in scores["f1"].items()}
+    return found | each
 
 
 def robust_recalls(report: Report) -> dict[str, Estimate | None]:
@@ -229,7 +264,7 @@ def noise_table(report: Report) -> pd.DataFrame:
     A model that predicts AF for whatever is perturbed has a high recall under attack and is not robust: it has many.
     """
     everywhere = report.of_kind("clean") | noise_on_all(report)
-    attacked, target = (class_name(report.threat[key]) for key in ("attack_class", "target"))
+    attacked, target = threat_classes(report)
     rows = {
         key: {
             recall_name(report): recall(report, key),
@@ -248,7 +283,7 @@ def threat_table(report: Report) -> pd.DataFrame:
     """A row for each other threat model: what attacks leave of the recordings that it is about."""
     rows = {
         key: {
-            "threat model": str(Threat(**c.threat)),
+            "threat model": _in_words(c.threat, report.classes),
             "robust recall": with_counts(c.robust_recall),
             "attack success rate": with_counts(c.attack_success_rate),
         }
@@ -262,7 +297,10 @@ def class_table(report: Report) -> pd.DataFrame:
     """Recall of every class: clean, and where recordings of every class are attacked."""
     attacks = report.of_kind(*ATTACKED).values()
     chosen = [report.conditions["clean"], *(c for c in attacks if c.threat and not c.threat["attack_class"])]
-    rows = {class_name(symbol): {c.title: c.scores["recall"][symbol] for c in chosen} for symbol in report.classes}
+    rows = {
+        class_name(symbol, report.classes): {c.title: c.scores["recall"][symbol] for c in chosen}
+        for symbol in report.classes
+    }
     return table_of(rows, "recall of", cell=with_counts)
 
 
@@ -279,17 +317,20 @@ def preprocessing_table(report: Report) -> pd.DataFrame:
 
 def minimal_epsilon(report: Report) -> dict[str, str]:
     """The minimal ε of the median recording, and the area under the robustness curve; "> 1": above the search limit."""
+    if not report.minimal_epsilon:
+        return {}
 
     def median(unit: str, limit: float, digits: int) -> str:
         estimate = report.minimal_epsilon[unit]["median"]
         numbers = (estimate["value"], *estimate["ci95"])
-        texts = (f"> {limit:g}" if v is None else f"{v:.{digits}f}" for v in numbers)
-        return "{} [{}, {}]".format(*texts)
+        value, *ends = (f"> {limit:g}" if v is None else f"{v:.{digits}f}" for v in numbers)
+        return f"{value} [{', '.join(ends)}]" if metrics.has_interval(estimate) else value
 
-    limit, limit_uv = report.curves["attack"]["epsilon"][-1], report.curve_uv["epsilon"][-1]
+    limit = report.curves["attack"]["epsilon"][-1]
+    in_uv = {"minimal ε, median, µV": median("uv", report.curve_uv["epsilon"][-1], 0)} if report.curve_uv else {}
     return {
         "minimal ε, median, z-units": median("z", limit, 2),
-        "minimal ε, median, µV": median("uv", limit_uv, 0),
+        **in_uv,
         f"area under the curve to ε {limit:g}": with_interval(report.minimal_epsilon["z"]["area"]),
     }
 
@@ -327,9 +368,13 @@ def recording_table(report: Report) -> pd.DataFrame:
     above = "above the search limit"
     rows = {
         found["record"]: {
-            "predicted when clean": class_name(clean[found["record"]]),
+            "predicted when clean": class_name(clean[found["record"]], report.classes),
             "minimal ε, z-units": above if (z := found["minimal_epsilon_z"]) is None else f"{z:.3f}",
-            "minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}",
+            **(
+                {"minimal ε, µV": above if (uv := found["minimal_epsilon_uv"]) is None else f"{uv:.0f}"}
+                if report.curve_uv
+                else {}
+            ),
             "strongest attack": _title(report, found["worst_attack"]),
         }
         for found in report.attacked
@@ -359,12 +404,12 @@ def findings_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     tried = max(len(under_study_threat(report, "attack")) for report in reports.values())
     rows = {
         name: {
-            "AF recall, clean": recall(report, "clean"),
+            f"{recall_name(report)}, clean": recall(report, "clean"),
             "robust recall: PGD-20": robust_recall(report, "pgd20"),
             f"worst of {tried} attacks": robust_recall(report, "worst_case"),
             "any wrong class": robust_recall(report, "untargeted"),
-            "normal as AF, noise": false_positive_rate(report, "random_sign"),
         }
+        | _false_positives(report)
         for name, report in reports.items()
     }
     return table_of(rows, "model", cell=with_interval)
@@ -374,14 +419,20 @@ def summary_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     """The models of a reproduced study, in 100 columns of a terminal."""
     rows = {}
     for name, report in reports.items():
-        attacked = report.conditions.get("pgd20")
+        attacked, scores = report.conditions.get("pgd20"), report.conditions["clean"].scores
+        symbol, (own, _) = report.threat["attack_class"], threat_classes(report)
         rows[name] = {
-            "AF F1, clean": report.conditions["clean"].scores["f1"]["A"],
+            f"{own or 'macro'} F1, clean": scores["f1"][symbol] if symbol else scores["macro_f1"],
             "robust recall": attacked and attacked.robust_recall,
             "ASR": attacked and attacked.attack_success_rate,
-            "normal as AF, noise": false_positive_rate(report, "random_sign"),
-        }
+        } | _false_positives(report)
     return table_of(rows, "model", cell=with_interval)
+
+
+def _false_positives(report: Report) -> dict[str, Estimate | None]:
+    """ "normal as AF, noise", as a column; none where the attack has no target."""
+    attacked, target = threat_classes(report)
+    return {f"{target} as {attacked}, noise": false_positive_rate(report, "random_sign")} if target else {}
 
 
 def transfer_table(success: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
@@ -425,6 +476,11 @@ def _flags(report: Report, attack: str) -> dict[str, np.ndarray]:
         if key in report.conditions
     }
     return {"correctly classified, clean": correct[rows]} | robust
+
+
+def _in_words(threat: Mapping[str, Any], classes: Sequence[str]) -> str:
+    names = {key: class_name(threat[key], classes) for key in ("attack_class", "target")}
+    return str(Threat(**{**threat, **names}))
 
 
 def _title(report: Report, key: str) -> str:

@@ -110,9 +110,12 @@ def defence_name(defence: str) -> str:
     """The name of a defence; of `package.module:Class`, a class of the user's, that by which it is registered."""
     if not values.is_import(defence):
         return defence
-    from ecgnb.training.defences import register
-
-    return register(values.imported(defence)).name
+    name = getattr(values.imported(defence), "name", "")
+    if name not in DEFENCES:
+        raise EcgnbError(
+            f"{defence}: is no registered defence; put @register from ecgnb.training.defences above the class"
+        )
+    return name
 
 
 def overrides(text: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Defence:
     """
 
     copies = 1  # rows of a training batch that belong to one recording
+    attacked_every = 1  # epochs, after which dev is attacked in every class
     name = help = ""
     epochs = 20
 
@@ -144,6 +145,8 @@ class Adaptive(HalfAttacked):
     the purpose it was published for. This rule does not see label leaking; the history's other columns do.
     """
 
+    attacked_every = 5  # takes as long as the attack itself, and selects no epoch here
+
     @property
     def threat(self):
         return self.config.class_threat
@@ -173,8 +176,7 @@ class Static(Adaptive):
         rows = np.flatnonzero(self.threat.is_attacked(train_set))
         if not config.redraw:  # the only draw that there will be
             rows = self.split(self.draw(np.random.default_rng(config.seed)))[1]
-        before = KerasClassifier(start, config.batch_size, classes=train_set.classes, fs=train_set.fs)
-        adversarial = self._attack(before, rows)
+        adversarial = self._attack(KerasClassifier(start, classes=train_set.classes, fs=train_set.fs), rows)
         self.stored = dict(zip(rows, adversarial, strict=True))
 
     def adversarial(self, rows, rng):

@@ -39,11 +39,12 @@ from ecgnb.models.files import check_readable, load_model, save_model
 from ecgnb.models.identity import same_layers
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.models.saved import restore
+from ecgnb.progress import bar
 from ecgnb.quiet import keras
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.defences import BY_NAME, Defence
-from ecgnb.training.selection import dev_scores, first_of_each_class, robust_scores
-from ecgnb.training.step import StepBar, fit_function, recompute_statistics, seed_dropout, synchronise_batch_norm
+from ecgnb.training.selection import all_classes_score, dev_scores, first_of_each_class, robust_scores
+from ecgnb.training.step import fit_function, recompute_statistics, seed_dropout, synchronise_batch_norm
 
 ATTACKED_PER_CLASS = 40  # recordings of dev of each class; more would cost more than an epoch
 SELECTED, HISTORY = "selected.keras", "history.csv"
@@ -71,7 +72,7 @@ def train(
     with locked(folder):
         remove_half_written(folder)
         model, history = open_run(config, train_set, dev_set, folder, start, resume)
-        classifier = KerasClassifier(model, config.batch_size, classes=train_set.classes, fs=train_set.fs)
+        classifier = KerasClassifier(model, classes=train_set.classes, fs=train_set.fs)
         defence = BY_NAME[config.defence](config, train_set, classifier, start)
         fit = fit_function(model, config.batch_size, defence.copies)
         subset = first_of_each_class(dev_set, ATTACKED_PER_CLASS)
@@ -86,6 +87,8 @@ def train(
             row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set, config.attack_class)
             if config.defence != "baseline":
                 row |= robust_scores(classifier, dev_set, subset, config)
+                if _is_due(row, history, defence):
+                    row |= all_classes_score(classifier, subset, config)
                 row |= defence.own_scores(subset, history, row)
             row["criterion"] = defence.criterion(row)
             if not math.isfinite(row["criterion"]):
@@ -156,7 +159,7 @@ def _compiled(config: TrainingConfig, train_set: Dataset, start: keras.Model | N
             model = network.build(config.dropout, config.precision)
         else:
             model = network.copied(start, config.dropout, config.precision)
-            check_readable(model)
+            check_readable(start)
         model.compile(
             optimizer=_optimizer(config, len(train_set)),
             loss=BY_NAME[config.defence].loss(config),
@@ -174,7 +177,7 @@ def run_epoch(
     one_hot = np.eye(len(train_set.classes), dtype=np.float32)
     drawn = defence.draw(rng)
     weights = class_weights(train_set.y[drawn], config.class_power, len(train_set.classes))
-    step_bar = StepBar(text, math.ceil(len(drawn) / config.batch_size))
+    step_bar = bar(text, total=math.ceil(len(drawn) / config.batch_size), unit="step")
     losses: list[float] = []
     sizes: list[int] = []
     first_rows: list[np.ndarray] = []
@@ -187,6 +190,14 @@ def run_epoch(
         sizes.append(len(y))
     step_bar.close()
     return float(np.dot(losses, np.divide(sizes, sum(sizes)))), np.concatenate(first_rows)
+
+
+def _is_due(row: dict, history: list[dict], defence: Defence) -> bool:
+    """Whether dev is attacked in every class after this epoch: every few, and where it may be asked for later."""
+    epoch = row["epoch"]
+    if epoch % defence.attacked_every == 0 or epoch == defence.config.epochs:
+        return True
+    return defence.criterion(row) >= max((before["criterion"] for before in history), default=0)
 
 
 def _recordings_digest(dataset: Dataset) -> str:

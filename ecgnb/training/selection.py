@@ -30,27 +30,34 @@ def dev_scores(classifier: Classifier, dev: Dataset, attack_class: str = "A") ->
 
 
 def robust_scores(classifier: Classifier, dev: Dataset, subset: Dataset, config: TrainingConfig) -> dict[str, float]:
-    """Columns of the history: scores on attacked dev, and one that tells robustness from label leaking.
+    """Columns of the history: AF recall of dev under the original's attack, and one that shows label leaking.
 
-    All AF of dev are under the original's attack, or whichever class the configuration attacks. In `subset`, a part of
-    dev, every recording is attacked, untargeted, until it is misclassified. The last column is the share of its normal
-    recordings that random ±ε makes AF: it is high in a network that takes every perturbation for AF. Where no class is
-    called N, it is the target of the attack, or all other classes.
+    All AF of dev are under the original's attack, or whichever class the configuration attacks. The other column is the
+    share of the normal recordings in `subset`, a part of dev, that random ±ε makes AF: it is high in a network that
+    takes every perturbation for AF. Where no class is called N, it is the target of the attack, or all other classes.
     """
     label, symbol = dev.classes.index(config.attack_class), config.attack_class
-    attacked_class = attack_class(classifier, dev, config, DEV_STEPS, f"attacking {symbol} of dev").logits
-    threat = config.untargeted_threat
-    attacked = pgd(
-        classifier, threat.on(subset), steps=DEV_STEPS, step=config.step, until_success=True, progress="attacking dev"
-    )
-    name, negative = score_name(dev.classes), "N" if "N" in dev.classes and symbol != "N" else config.target
+    attacked = attack_class(classifier, dev, config, DEV_STEPS, f"attacking {symbol} of dev").logits
+    negative = "N" if "N" in dev.classes and symbol != "N" else config.target
     others = subset.of_class(negative) if negative else subset.take(subset.y != label)
-    noisy = classifier.logits(add_noise(threat.on(others), random_sign))
+    noisy = classifier.logits(add_noise(config.untargeted_threat.on(others), random_sign))
     return {
-        f"dev_robust_recall_{symbol}": float((predicted_classes(attacked_class) == label).mean()),
-        f"dev_robust_{name}": score_of(subset, attacked.logits),
+        f"dev_robust_recall_{symbol}": float((predicted_classes(attacked) == label).mean()),
         "dev_noise_false_positive_rate": float((predicted_classes(noisy) == label).mean()),
     }
+
+
+def all_classes_score(classifier: Classifier, subset: Dataset, config: TrainingConfig) -> dict[str, float]:
+    """Column of the history: score of a part of dev, each recording attacked, untargeted, until success."""
+    attacked = pgd(
+        classifier,
+        config.untargeted_threat.on(subset),
+        steps=DEV_STEPS,
+        step=config.step,
+        until_success=True,
+        progress="attacking dev",
+    )
+    return {f"dev_robust_{score_name(subset.classes)}": score_of(subset, attacked.logits)}
 
 
 def attack_class(

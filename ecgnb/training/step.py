@@ -3,70 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ecgnb.models.devices import assign_each, own_rows, replicas
-from ecgnb.progress import bar
 from ecgnb.quiet import keras, layers
 
 
-class StepBar(keras.callbacks.Callback):
-    """A progress bar over the steps of one epoch, which appears when training begins."""
-
-    def __init__(self, text: str, steps: int):
-        super().__init__()
-        self.text, self.steps = text, steps
-        self.bar: Any = None
-
-    def on_train_begin(self, logs=None):
-        if self.bar is None:
-            self.bar = bar(self.text, total=self.steps, unit="step")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()
-
-
 def fit_function(model: keras.Model, batch_size: int, copies: int) -> Callable[..., float]:
-    """(x, y, weights, StepBar) -> mean loss: trains once on some rows, in their order, on all devices.
+    """(x, y, weights, progress bar) -> mean loss: trains once on some rows, in their order, on all devices.
 
     x : (k, samples, leads); y : (k, classes), one-hot; weights : (k,), all float32; batch_size : recordings
     a step; copies : rows of a recording, see `Defence.copies`.
     """
     size = batch_size * copies
+    step = training_step(model, copies) if keras.backend.backend() == "tensorflow" else _jax_step(model)
 
     def fit(x, y, weights, step_bar):
-        settings = dict(batch_size=size, shuffle=False, verbose=0, callbacks=[step_bar])
-        return model.fit(x, y, sample_weight=weights, **settings).history["loss"][-1]
-
-    if replicas(model) == 1:
-        return fit
-    step = training_step(model, copies)
-
-    def fit_on_all(x, y, weights, step_bar):
-        step_bar.on_train_begin()
         total = 0.0
         for first in range(0, len(x), size):
             rows = slice(first, first + size)
             total += step(x[rows], y[rows], weights[rows]) * len(x[rows])
-            step_bar.on_train_batch_end(first)
+            step_bar.update()
         return total / len(x)
 
-    return fit_on_all
+    return fit
 
 
 def training_step(model: keras.Model, copies: int = 1) -> Callable[..., float]:
-    """(x, y, weights) -> loss: one step of a compiled model that several devices share.
+    """(x, y, weights) -> loss: one step of a compiled model, on one device or several that share it.
 
-    It does what a step of `fit` does. Keras 3 offers that too, but shares a smaller last batch unevenly, and gives
-    each device batch statistics of its own. Here the loss is the mean over all rows of the batch, and batch-norm
-    takes its statistics over all of them (`synchronise_batch_norm`). So the step is that of one device but for
-    rounding, and for dropout, which every device draws for itself. Arguments: see `fit_function`.
+    It does what a step of Keras' `fit` does, which waits for seconds at its end for a thread of TensorFlow. On
+    several devices `fit` also shares a smaller last batch unevenly, and gives each device batch statistics of its
+    own. Here the loss is the mean over all rows of the batch, and batch-norm takes its statistics over all of them
+    (`synchronise_batch_norm`). So the step is that of one device but for rounding, and for dropout, which every
+    device draws for itself. Arguments: see `fit_function`.
     """
     import tensorflow as tf
 
@@ -88,6 +59,8 @@ def training_step(model: keras.Model, copies: int = 1) -> Callable[..., float]:
             with tf.GradientTape() as tape:
                 losses = model.loss.call(y[rows], model(x[rows], training=True))
                 value = share * tf.reduce_sum(weights[rows] * losses) / tf.cast(n, tf.float32)
+                for penalty in model.losses:  # of regularised weights
+                    value += penalty / strategy.num_replicas_in_sync
             gradients = tape.gradient(value, variables)
             model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return value
@@ -95,6 +68,14 @@ def training_step(model: keras.Model, copies: int = 1) -> Callable[..., float]:
         return strategy.reduce("SUM", strategy.run(part), axis=None)
 
     return lambda *arrays: float(step(*arrays))
+
+
+def _jax_step(model: keras.Model) -> Callable[..., float]:
+    def step(x, y, weights):
+        model.reset_metrics()  # else the loss is a mean over all steps
+        return float(model.train_on_batch(x, y, sample_weight=weights))
+
+    return step
 
 
 def synchronise_batch_norm(model: keras.Model) -> None:
