@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +21,8 @@ from ecgnb.errors import EcgnbError
 from ecgnb.quiet import keras, layers
 
 ROOT = Path(__file__).parents[1]
+# PyTorch is no part of `ci/test`: where it is missing, its tests do not count as skipped.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch.py"]
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -101,3 +105,10 @@ def small_network(dropout: float = 0.3, precision: str = "float32") -> keras.Mod
     x = layers.ReLU(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
     x = layers.Flatten(dtype=policy)(layers.Dropout(dropout, dtype=policy)(x))
     return keras.Model(inputs, layers.Dense(4, dtype="float32")(x))
+
+
+def recordings(demo: Dataset, samples: int, leads: int, classes: tuple[str, ...], fs: float) -> Dataset:
+    """The recordings of a set, cut, with as many equal leads, and as if they had these classes."""
+    x = np.ascontiguousarray(np.repeat(demo.x[:, :samples], leads, axis=2))
+    y = demo.y % len(classes)
+    return replace(demo, x=x, y=y, lengths=np.minimum(demo.lengths, samples), classes=classes, fs=fs)

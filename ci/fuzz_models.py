@@ -20,9 +20,9 @@ import numpy as np
 
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
+from ecgnb.models.classifier import signals
 from ecgnb.models.files import load_model
 from ecgnb.models.identity import model_digest
-from ecgnb.models.logits import signals
 from ecgnb.quiet import keras, layers
 
 Rng = np.random.Generator

@@ -23,7 +23,7 @@ ORDER = (  # each imports only those before it
     ("training",),
     ("evaluation",),
     ("report",),
-    ("notebook", "explore"),
+    ("notebook", "explore", "art"),
     ("__main__",),
 )
 HEAVY = ("tensorflow", "keras", "requests", "IPython", "matplotlib", "wfdb", "jinja2")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from check_site import check
 from conftest import ROOT
@@ -25,7 +24,10 @@ CHEAPER = {  # the command on a page -> what is run here in its place
     "python -m ecgnb evaluate ward.keras --data ward.npz --classes N,V --fs 250 --attack-class V": " --help",
     "python -m ecgnb data --data clinic --leads II --resample 125": "",
     "python -m ecgnb data --data my_folder --bad skip": "",
+    "python -m ecgnb evaluate my_functions:classifier --data demo": "",
     "python -m ecgnb evaluate my_model.keras --split test": " --help",
+    "python -m ecgnb train adaptive runs/mine-own --start my_model.keras --epochs 1 --data demo --per-class 4": "",
+    "python -m ecgnb train my_defence:NoiseInstead runs/noise --epochs 1 --data demo --per-class 4": "",
     "python -m ecgnb train --help": "",
     "python -m ecgnb transfer baseline my_model.keras": " --help",
 }
@@ -34,6 +36,7 @@ ELSEWHERE = {  # run by other tests
     "bash ci/test --quick": "by who changes something",
     "bash ci/test -k attacks": "this is it",
     "jupyter lab notebooks": "test_readme",
+    "pytest ci/test_torch.py": "where PyTorch is installed",
     "python -m ecgnb evaluate my_model.keras --data demo": "test_readme, with another surrogate",
     "python -m ecgnb train fast runs/mine --epochs 1 --data demo --per-class 4": "test_readme, another defence",
     "python ci/sweep.py my_runs.csv runs/mine-too": "test_sweep; its plan below",
@@ -172,12 +175,21 @@ def test_papermill_commands_name_parameters_that_exist():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with what the pages' own Python makes: a model, and a folder of recordings."""
+    """A folder with what the pages' own Python makes: files of the user's, a model, and a folder of recordings."""
     made = tmp_path_factory.mktemp("howto")
-    for page in ("own_model", "own_data"):
+    for page in ("own_model", "own_defence", "own_data"):
+        saved = dict(saved_as(HOWTO / f"{page}.md"))
+        for name, code in saved.items():
+            (made / name).write_text(code)
         for code in blocks(HOWTO / f"{page}.md", "python"):
-            run([sys.executable, "-c", code], made)
+            if code not in saved.values():
+                run([sys.executable, "-c", code], made)
     return made
+
+
+def saved_as(page: Path) -> list[tuple[str, str]]:
+    """Names and texts of the files that a page tells to save."""
+    return re.findall(r"Save this as `(\w+\.py)`[^`]*```python\n(.*?)```", page.read_text("utf-8"), re.S)
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -194,22 +206,14 @@ def test_a_command_of_a_page_works(command, folder):
     assert run(shlex.split(command + CHEAPER[command]), folder)
 
 
-def test_the_new_defence_of_the_page_makes_an_epoch():
-    """Training itself, which every defence shares, is tested in test_defences."""
-    (code,) = blocks(HOWTO / "own_defence.md", "python")
-    definition, training, _ = code.partition("model, history = train(")
-    assert training
-    names: dict = {}
-    exec(definition, names)
-    try:
-        rng = np.random.default_rng(0)
-        train_set = names["recordings"][0]
-        defence = names["NoiseInstead"](names["config"], train_set, None, None)
-        drawn = defence.draw(rng)
-        ((x, y),) = defence.chunks(drawn, rng)
-        assert x.shape == (len(drawn), 9000, 1) and sorted(y) == sorted(train_set.y[drawn])
-    finally:
-        del names["DEFENCES"]["noise-instead"], names["BY_NAME"]["noise-instead"]
+@pytest.mark.slow
+def test_the_new_defence_of_the_page_runs_in_notebook_5(folder):
+    (command,) = (c for c in commands(HOWTO / "own_defence.md") if c.startswith("papermill"))
+    words = shlex.split(command)
+    words[1:2] = [str(ROOT / "notebooks" / words[1]), "made.ipynb"]
+    run([*words, "-p", "SPLITS", "none", "-p", "OUT", str(folder / "out")], folder)
+    assert (folder / "out" / "models" / "noise-instead.keras").exists()
+    assert "noise-instead: half of every class" in (folder / "out" / "card.md").read_text("utf-8")
 
 
 def test_the_plan_of_the_page_can_be_read(tmp_path):

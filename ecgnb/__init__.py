@@ -24,6 +24,7 @@ The public API, in the order of use::
 `evaluation`    attack suites, `evaluate` (the one engine) and its report, checks, certification
 `report`        style, figures, tables, model cards, HTML page
 `notebook`      plumbing of the notebooks
+`art`           to and from the Adversarial Robustness Toolbox
 `explore`       an attack one can touch: one recording, every iterate, widgets
 ==============  ==========================================================================================
 

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ecgnb import values
+from ecgnb.constants import FS
 from ecgnb.errors import EcgnbError
 
+MODEL_HELP = (
+    "a shipped model by name, a .keras or .h5 file, or package.module:function that returns a model or classifier"
+)
 DATA_HELP = "auto, physionet, demo, a folder, or an .npz file (auto)"
 
 
@@ -128,14 +132,18 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument(
         "defence",
-        choices=DEFENCES,
-        metavar="defence",
-        help="; ".join(f"{name}: {what}" for name, what in DEFENCES.items()),
+        help="; ".join(f"{name}: {what}" for name, what in DEFENCES.items())
+        + "; or package.module:Class, a defence of your own",
     )
     parser.add_argument("folder", type=Path, help="for the checkpoint, the selected model, the history")
     parser.add_argument("--protocol", default="leakfree", help="leakfree or original (leakfree)")
     parser.add_argument("--data", default="auto", help=DATA_HELP)
-    parser.add_argument("--start", default="", help="model to start from (a defence: baseline; baseline: none)")
+    parser.add_argument(
+        "--start",
+        default="",
+        help="model to start from, of any architecture: "
+        "a name, a file, or package.module:function (a defence: baseline; baseline: none)",
+    )
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     _add_reading(parser)
     for setting in dataclasses.fields(TrainingConfig):
@@ -175,7 +183,8 @@ def _add_evaluate(commands: Any) -> None:
         description="Attacks the recordings of a class, by default AF. The same call resumes an interrupted "
         "evaluation: finished chunks are stored in OUT/cache.",
     )
-    parser.add_argument("model", help="a shipped model by name, or a .keras or .hdf5 file")
+    parser.add_argument("model", help=MODEL_HELP)
+    _add_model(parser)
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--split", default="validation", help="validation, or test: 99 MB (validation)")
     parser.add_argument(
@@ -207,9 +216,41 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_model(parser: Any) -> None:
+    parser.add_argument(
+        "--classes",
+        default="",
+        help="classes of a Keras model, in the order of its logits, such as N,A; of one sigmoid unit, the second is "
+        "what it finds (A,N,O,~)",
+    )
+    parser.add_argument("--fs", default=FS, help=f"sampling rate of a Keras model's input, Hz ({FS})")
+
+
+def _model(options: argparse.Namespace) -> tuple[tuple[str, ...], float]:
+    """Classes and sampling rate of models that do not say so themselves."""
+    classes = tuple(options.classes.replace(",", " ").split())
+    if len(set(classes)) < len(classes) or len(classes) == 1:
+        raise EcgnbError(f"--classes {options.classes}: expected two or more different classes, such as N,A")
+    return classes, values.read("--fs", options.fs, 300.0, values.POSITIVE)
+
+
+def _model_and_surrogate(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The model to evaluate, and one to transfer attacks from: None if no shipped one takes the same recordings."""
+    from ecgnb.evaluation.engine import named_model, named_models
+
+    settings = _model(options)
+    if options.surrogate:
+        model, *others = named_models(list(dict.fromkeys([options.model, options.surrogate])), *settings)
+        return model, others[0] if others else model
+    (model,) = named_models([options.model], *settings)
+    shipped = named_model("adaptive" if model.name == "baseline" else "baseline")
+    task = [(c.classes, c.fs, c.shape) for c in (model.classifier, shipped.classifier)]
+    return model, shipped if task[0] == task[1] else None
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import evaluate, named_models
+    from ecgnb.evaluation.engine import evaluate
     from ecgnb.evaluation.examples import save_examples
     from ecgnb.evaluation.schema import check_free, write_report
     from ecgnb.evaluation.suites import suite
@@ -223,9 +264,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     values.check_folder("--out", options.out)
     one_core_a_batch()
     dataset = load_data(options.split, data=options.data, reading=_reading(options))
-    other = options.surrogate or ("adaptive" if Path(options.model).stem == "baseline" else "baseline")
-    model, *others = named_models(list(dict.fromkeys([options.model, other])))
-    surrogate = others[0] if others else model
+    model, surrogate = _model_and_surrogate(options)
     dataset = dataset.with_classes(model.classifier.classes)
     threat = _threat(options, dataset)
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
@@ -267,7 +306,8 @@ def _add_transfer(commands: Any) -> None:
         help="craft attacks on each of several models, evaluate them on each",
         description="The study's PGD-20, by default on the AF recordings: crafted on one model, evaluated on another.",
     )
-    parser.add_argument("models", nargs="+", help="shipped models by name, or model files")
+    parser.add_argument("models", nargs="+", help=MODEL_HELP)
+    _add_model(parser)
     parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--split", default="validation", help="validation or test (validation)")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="(out/evaluation)")
@@ -287,7 +327,7 @@ def _transfer(options: argparse.Namespace) -> None:
 
     values.check_folder("--out", options.out)
     one_core_a_batch()
-    models = named_models(options.models)
+    models = named_models(options.models, *_model(options))
     dataset = load_data(options.split, data=options.data, reading=_reading(options))
     dataset = dataset.with_classes(models[0].classifier.classes)
     threat = _threat(options, dataset)

@@ -6,6 +6,7 @@ import ast
 import base64
 import html
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from ecgnb import values
+from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe
@@ -39,16 +41,20 @@ COMPUTE = "evaluate here: -p COMPUTE True"
 
 INJECTED = {"PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"}  # by papermill --inject-paths
 # What parameters may be that have the name of a setting of training; the others:
-ALLOWED: dict[str, values.Allowed] = {s.name.upper(): s.metadata["allowed"] for s in fields(TrainingConfig)} | {
-    "EPOCHS": ">= 0",  # 0: no training
-    "PER_CLASS": ">= 0",  # 0: all
-    "EPSILON": ">= 0 and <= 1000",
-    "EPS_STEP": values.POSITIVE,
-    "MAX_ITER": values.COUNT,
-    "TRAIN_ITER": values.COUNT,
-    "RESTARTS": values.COUNT,
-    "SUITE": tuple(BUDGETS),
-}
+ALLOWED: dict[str, values.Allowed] = (
+    {s.name.upper(): s.metadata["allowed"] for s in fields(TrainingConfig)}
+    | {
+        "EPOCHS": ">= 0",  # 0: no training
+        "TARGET": (*CLASSES[1:], ""),
+        "PER_CLASS": ">= 0",  # 0: all
+        "EPSILON": ">= 0 and <= 1000",
+        "EPS_STEP": values.POSITIVE,
+        "MAX_ITER": values.COUNT,
+        "TRAIN_ITER": values.COUNT,
+        "RESTARTS": values.COUNT,
+        "SUITE": tuple(BUDGETS),
+    }
+)
 MAY_BE_EMPTY = {"TARGET", "OTHER_SEEDS", "HISTORIES"}
 
 
@@ -59,6 +65,7 @@ def start(out: str, show_devices: bool = False) -> Path:
     cannot be written to.
     """
     check_parameters()
+    sys.path.append(str(ROOT))  # where package.module:Class is also looked for
     if not (shell := get_ipython()) or not shell.user_ns.get("EPOCHS"):
         one_core_a_batch()  # nothing large is trained
     if show_devices:
@@ -68,12 +75,14 @@ def start(out: str, show_devices: bool = False) -> Path:
     return folder
 
 
-def resolve(path: str | Path) -> Path:
-    """A parameter that is a path, or the name of a shipped model, as a path.
+def resolve(path: str | Path) -> Any:
+    """A parameter that is a path, or the name of a shipped model, as a path; `package.module:function` as it is.
 
     A relative path counts from the repository's root, not from the folder that Jupyter, papermill or nbval
     happened to start in.
     """
+    if values.is_import(path):
+        return path
     shipped = model_path(path)
     return shipped if shipped.is_absolute() and shipped.is_file() else ROOT / path
 
@@ -108,7 +117,8 @@ def read_parameter(name: str, value: Any, default: Any) -> Any:
         raise EcgnbError(
             f"{name}=None: YAML's ~ and papermill's None are no text, but nothing; for text: -r {name} TEXT, or quotes"
         )
-    found = values.read(name, value, default, ALLOWED.get(name, ""))
+    allowed = "" if values.is_import(value) else ALLOWED.get(name, "")  # package.module:Class is looked up later
+    found = values.read(name, value, default, allowed)
     if default and found == "" and name not in MAY_BE_EMPTY:
         raise EcgnbError(f'{name}="": expected text, such as "{default}"')
     return found

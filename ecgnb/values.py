@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
+import re
+import sys
 import tempfile
 from collections.abc import Collection
 from fractions import Fraction
@@ -93,3 +96,19 @@ def check_folder(name: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise EcgnbError(f"{name}={folder}: no folder to write to ({error.strerror}), give another") from error
+
+
+def is_import(name: Any) -> bool:
+    """Whether a name means `package.module:object`, and no file."""
+    return bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(name))) and not Path(name).exists()
+
+
+def imported(name: str) -> Any:
+    """What `package.module:object` names: code of the user's own, imported from the working folder."""
+    module, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise EcgnbError(f"{name}: cannot be imported from {Path.cwd()} ({error}); give module:object") from error

@@ -16,8 +16,8 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 SPLITS = "validation"  # recordings to evaluate on, split by spaces: validation, test; or "none"
-DEFENCE = "fast"  # with EPOCHS: baseline, static, adaptive, all-classes, fast or trades
-START = ""  # model to start from: a shipped one or a .keras file; "" is the baseline, for it none
+DEFENCE = "fast"  # with EPOCHS: baseline, static, adaptive, all-classes, fast, trades, or package.module:Class
+START = ""  # to start from: a shipped model, a .keras file, package.module:function; "": baseline, for it none
 MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
@@ -38,10 +38,10 @@ from ecgnb.data.dataset import load_data
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation import engine, suites
 from ecgnb.report import card, figures, runs
-from ecgnb.training.configuration import overrides, training_config
+from ecgnb.training.configuration import defence_name, overrides, training_config
 
 out = notebook.start(OUT)
-name = NAME or (DEFENCE if EPOCHS else MODEL)
+name = NAME or (defence_name(DEFENCE) if EPOCHS else MODEL)
 
 # %% [markdown]
 # ## The training configuration
@@ -67,7 +67,7 @@ datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
 model, history, origin = notebook.load_or_train(
     config, name if EPOCHS else MODEL, out, source, start=START or "baseline", resume=RESUME
 )
-trained = out / "runs" / DEFENCE if EPOCHS else notebook.resolve(MODEL)
+trained = out / "runs" / config.defence if EPOCHS else notebook.resolve(MODEL)
 _, settings, selected = runs.read_training(trained)
 print(name, "·", origin, "·", settings["recordings"])
 
@@ -88,8 +88,9 @@ print(name, "·", origin, "·", settings["recordings"])
 #    leaking. That does not exclude it (notebook 4).
 
 # %%
-evaluated = engine.from_keras(model, name, settings["batch_size"])
-described = engine.describe(next(iter(datasets.values())), seed=SEED, model=origin, digest=evaluated.digest)
+first = next(iter(datasets.values()))
+evaluated = engine.from_keras(model, name, settings["batch_size"], first.classes, first.fs)
+described = engine.describe(first, seed=SEED, model=origin, digest=evaluated.digest)
 
 # %%
 ends = runs.best_and_last(history)

@@ -70,7 +70,7 @@ class PreprocessedClassifier:
 
     def __init__(self, classifier: Classifier, transformation: Transformation):
         self.classifier, self.transformation = classifier, transformation
-        self.classes, self.fs = classifier.classes, classifier.fs
+        self.classes, self.fs, self.shape = classifier.classes, classifier.fs, classifier.shape
         self.low_precision = classifier.low_precision
 
     def logits(self, x: np.ndarray) -> np.ndarray:

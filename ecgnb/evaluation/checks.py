@@ -215,7 +215,7 @@ LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of i
 
 def run_checks(
     model: EvaluatedModel,
-    surrogate: EvaluatedModel,
+    surrogate: EvaluatedModel | None,
     problem: AttackProblem,
     attacks: Mapping[str, AttackResult],
     random_start: Attack,
@@ -225,8 +225,8 @@ def run_checks(
 
     problem : recordings that the model classifies correctly, under the study's threat model; attacks : the results
     of a whole suite on them; random_start : that suite's PGD, to be doubled; surrogate : another model, to
-    transfer from. Fewer recordings than `metrics.FEWEST` can show that something is wrong, not that nothing is: then
-    no check passes.
+    transfer from; without one that check is left out. Fewer recordings than `metrics.FEWEST` can show that something is
+    wrong, not that nothing is: then no check passes.
     """
     classifier, radius = model.classifier, problem.ball.radius
     study, steps = attacks["pgd20"], 20
@@ -242,11 +242,13 @@ def run_checks(
     parts: dict[str, Any] = how.workers.run_all(
         {
             "attacks": lambda: run_each(posed, model, how),
-            "surrogate": lambda: run_attacks({f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how),
+            "surrogate": lambda: (
+                run_attacks({f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how) if surrogate else {}
+            ),
             "of_model": lambda: how.workers.map(_applied, OF_MODEL, shared=(classifier, problem)),
         }
     )
-    made, (crafted,) = parts["attacks"], parts["surrogate"].values()
+    made, crafted = parts["attacks"], [result.x for result in parts["surrogate"].values()]
     strong = made["any_iterate"]
     white = strong.success | study.success
     for name in FULL_BALL:
@@ -258,7 +260,7 @@ def run_checks(
     success = {factor: made[name].success for factor, name in sizes.items()} | {1: study.success}
     by_epsilon = {factor * float(np.median(radius)): found for factor, found in success.items()}
     noise = add_noise(problem, random_sign, seed=how.seed)
-    transferred, noisy = how.workers.map(_examples_of, [crafted.x, noise], shared=(classifier, problem))
+    noisy, *transferred = how.workers.map(_examples_of, [noise, *crafted], shared=(classifier, problem))
     found = [
         *parts["of_model"],
         loss_rises(study),
@@ -269,7 +271,7 @@ def run_checks(
         iterating_beats_one_step(attacks["fgsm"].success, strong.success),
         more_work_changes_little(white, doubled),
         full_ball_beats_subset(white, subset),
-        white_box_beats_transfer(white, transferred.success, noisy.success),
+        *(white_box_beats_transfer(white, result.success, noisy.success) for result in transferred),
         square_does_not_win(white, attacks["square"].success),
         untargeted_beats_targeted(strong.success, made["untargeted"].success),
     ]

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ecgnb import metrics
+from ecgnb import metrics, values
 from ecgnb.attacks import NOISE_BASELINES, AttackProblem, AttackResult, Threat, add_noise, from_examples
 from ecgnb.attacks.noise import NOISE_TITLES, possible_noise
 from ecgnb.attacks.preprocessing import PreprocessedClassifier, filtered, standardised
-from ecgnb.constants import BAND
+from ecgnb.constants import BAND, CLASSES, FS
 from ecgnb.data.dataset import Dataset
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import signals
@@ -31,7 +31,7 @@ from ecgnb.evaluation.schema import About, Condition, Report, Symbols
 from ecgnb.evaluation.suites import STUDY_ATTACK, STUDY_THREAT, Suite
 from ecgnb.evaluation.workers import HERE, Workers, map_cached
 from ecgnb.files import array_digest
-from ecgnb.models.classifier import UNDEFINED, check_defined, predicted_classes
+from ecgnb.models.classifier import UNDEFINED, check_defined, check_fits, predicted_classes
 
 LARGEST = 1.0  # z-units: the limit of the search for the minimal ε
 LARGEST_UV = 200.0  # the same in µV
@@ -42,16 +42,35 @@ TRANSFORMATIONS = {"standardised": standardised, "filtered": filtered}
 
 
 def named_model(name: str | Path) -> EvaluatedModel:
-    """A shipped model by name, or a model file, ready to be evaluated."""
+    """A shipped model by name, or a model of one's own (see `named_models`), ready to be evaluated."""
     return named_models([name])[0]
 
 
-def named_models(names: Sequence[str | Path]) -> list[EvaluatedModel]:
-    """Several models, as `named_model`, each under another name."""
-    from ecgnb.models.files import load_model, model_path
+def named_models(names: Sequence[str | Path], classes: Sequence[str] = (), fs: float = FS) -> list[EvaluatedModel]:
+    """Several models, each under another name: shipped ones by name, files, or `package.module:function`.
 
-    unique = unique_names([model_path(name) for name in names])
-    return [from_keras(load_model(name), own) for name, own in zip(names, unique, strict=True)]
+    classes, fs : of those that do not say so themselves, Keras models: symbols of their classes, in the order of their
+    logits, if they are not the challenge's four, and the sampling rate of their input in Hz.
+    """
+    from ecgnb.models.files import load_classifier, model_path
+
+    unique = unique_names([_place(name) if values.is_import(name) else model_path(name) for name in names])
+    models = []
+    for name, own in zip(names, unique, strict=True):
+        found = load_classifier(name)
+        if hasattr(found, "logits"):
+            models.append(from_classifier(found, own))
+            continue
+        (count,) = found.output_shape[1:]
+        if not classes and count != len(CLASSES):
+            raise EcgnbError(f"{name}: gives {count} logits; name their classes in that order, such as --classes N,A")
+        models.append(from_keras(found, own, classes=tuple(classes) or CLASSES, fs=fs))
+    return models
+
+
+def _place(name: str | Path) -> Path:
+    """`package.module:function` as if it were a file in the module's folder."""
+    return Path(*str(name).replace(":", ".").split("."))
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -71,13 +90,20 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def from_keras(model: Any, name: str, batch_size: int = 64) -> EvaluatedModel:
+def from_keras(
+    model: Any, name: str, batch_size: int = 64, classes: tuple[str, ...] = CLASSES, fs: float = FS
+) -> EvaluatedModel:
     """A Keras model that gives logits, ready to be evaluated under a name."""
-    from ecgnb.models.identity import model_digest
     from ecgnb.models.keras_classifier import KerasClassifier
 
-    classifier = KerasClassifier(model, batch_size)
-    return EvaluatedModel(name, classifier, model_digest(model, classifier.classes, classifier.fs))
+    return from_classifier(KerasClassifier(model, batch_size, classes=classes, fs=fs), name)
+
+
+def from_classifier(classifier: Any, name: str) -> EvaluatedModel:
+    """Any classifier, ready to be evaluated under a name. It needs a `digest`, see `EvaluatedModel`."""
+    if not getattr(classifier, "digest", ""):
+        raise EcgnbError(f"{name}: has no digest; give it an attribute `digest`, a text that changes with its logits")
+    return EvaluatedModel(name, classifier, classifier.digest)
 
 
 def evaluate(
@@ -93,8 +119,8 @@ def evaluate(
 ) -> Report:
     """Evaluate a model on a data set by a suite.
 
-    surrogate : another model, which attacks are transferred from; cache : folder in which finished chunks are
-    stored, so that an interrupted evaluation goes on there; seed : of random starts, noise and bootstrap;
+    surrogate : another model, which attacks are transferred from; without one that check is left out; cache : folder
+    in which finished chunks are stored, so that an interrupted evaluation goes on there; seed : of random starts, noise and bootstrap;
     progress : show bars; workers : who computes, see `workers`.
     Raises EcgnbError if the suite has checks and the model classifies no recording of the attacked class correctly.
     """
@@ -110,9 +136,10 @@ class _Evaluation:
         self, model: EvaluatedModel, dataset: Dataset, suite: Suite, surrogate: EvaluatedModel | None, how: Execution
     ):
         self.model, self.dataset, self.suite, self.how = model, dataset, suite, how
-        if surrogate is None and (suite.transferred or suite.checks):
+        check_fits(model.classifier, dataset)
+        if surrogate is None and suite.transferred:
             raise EcgnbError(f"suite {suite.name} needs a surrogate model to transfer from")
-        self.surrogate = surrogate or model
+        self.surrogate = surrogate
         self.suite, self.left_out = possible_suite(suite, dataset)
         self.rows = np.flatnonzero(suite.threat.is_attacked(dataset))
         self.subset = dataset.take(self.rows)
@@ -120,6 +147,10 @@ class _Evaluation:
             raise EcgnbError(f"{dataset.title}: no recording of class {suite.threat.attack_class}, nothing to attack")
         if suite.checks:
             self.left_out += signals.left_out(self.subset)
+            if surrogate is None:
+                self.left_out += [
+                    "the check of transferred attacks: no shipped model takes such recordings; --surrogate gives one"
+                ]
         self.problem = suite.threat.on(self.subset)
         self.clean = self._predict(dataset.x)
         check_defined(self.clean, dataset.names, model.name)
@@ -178,7 +209,7 @@ class _Evaluation:
 
     def _transferred(self) -> dict[str, np.ndarray]:
         """name -> predicted classes of examples crafted on the surrogate."""
-        if not self.suite.transferred:
+        if not self.suite.transferred or self.surrogate is None:
             return {}
         made = run_attacks(self.suite.transferred, self.surrogate, self.problem, self.how)
         return {name: self._predict(result.x) for name, result in made.items()}
@@ -354,7 +385,8 @@ class _Evaluation:
             title = f"worst of {len(attacks)} attacks"
             conditions["worst_case"] = self._attacked(title, "worst_case", worst.predicted)
         for name, predicted in parts["transferred"].items():
-            title = f"{suite.transferred[name].title} crafted on {self.surrogate.name}"
+            source = self.surrogate.name if self.surrogate else ""
+            title = f"{suite.transferred[name].title} crafted on {source}"
             conditions[name] = self._attacked(title, "transfer", predicted)
         for name, (rows, predicted) in parts["cases"].items():
             case = suite.cases[name]
@@ -528,6 +560,8 @@ def transfer(
     "success": crafted on -> evaluated on -> attack success rate among the recordings that the latter classifies
     correctly when clean; "digests": name -> digest of each model.
     """
+    for model in models:
+        check_fits(model.classifier, dataset)
     attacked_set = dataset.take(threat.is_attacked(dataset))
     if not len(attacked_set):
         raise EcgnbError(f"{dataset.title}: no recording of class {threat.attack_class}, nothing to attack")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ecgnb.errors import EcgnbError
 
+if TYPE_CHECKING:
+    from ecgnb.data.dataset import Dataset
+
+Shape = tuple[int | None, int]  # samples, None where any number will do, and leads
+
 
 class Classifier(Protocol):
     """An ECG classifier: logits, and the gradient of a loss with respect to the input.
 
-    classes : symbols of the classes, in the order of the logits; fs : sampling rate of its input, Hz;
+    classes : symbols of the classes, in the order of the logits; fs : sampling rate of its input, Hz; shape : (samples,
+    leads) of its input, samples None where it takes any number;
     low_precision : True where `loss_and_gradient` computes more coarsely than `logits` does; by its logits
     alone no attack counts as a success.
     """
 
     classes: tuple[str, ...]
     fs: float
+    shape: Shape
     low_precision: bool
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -28,7 +35,7 @@ class Classifier(Protocol):
     def loss_and_gradient(
         self, x: np.ndarray, y: np.ndarray, targets: np.ndarray, loss: Callable
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A loss of `attacks.losses` for each recording, its logits, and the loss's gradient.
+        """A loss for each recording (see `attacks.losses`), its logits, and the loss's gradient.
 
         x : (n, samples, leads) float32, any n; y, targets : (n,) int, true and target classes (-1: untargeted), or
         whatever else the loss steers by, such as reference logits, (n, classes) float32, for `divergence`.
@@ -58,3 +65,79 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Class probabilities, (n, classes), from logits, (n, classes)."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def check_fits(classifier: Classifier, dataset: Dataset) -> None:
+    """Raise EcgnbError, in one line with the remedy, if a classifier does not take a data set's recordings."""
+    (samples, leads), (has, has_leads) = classifier.shape, dataset.x.shape[1:]
+    if leads != has_leads:
+        raise EcgnbError(f"{dataset.title}: has {has_leads} leads, the model takes {leads}; choose {leads} of them")
+    if classifier.fs != dataset.fs:
+        raise EcgnbError(
+            f"{dataset.title}: is at {dataset.fs:g} Hz, the model takes {classifier.fs:g} Hz; resample the recordings, or "
+            "say the model's rate"
+        )
+    if samples not in (None, has):
+        raise EcgnbError(f"{dataset.title}: has {has} samples a recording, the model takes {samples}; cut or pad them")
+    if tuple(classifier.classes) != tuple(dataset.classes):
+        theirs, ours = ",".join(dataset.classes), ",".join(classifier.classes)
+        raise EcgnbError(f"{dataset.title}: has the classes {theirs}, the model has {ours}; both in one order")
+
+
+def check_count(outputs: tuple[int, ...], classes: tuple[str, ...]) -> None:
+    """Raise EcgnbError unless what a model gives for a recording, an array of this shape, is a logit for each class."""
+    if outputs != (len(classes),):
+        raise EcgnbError(
+            f"the model gives {outputs} numbers a recording, for the {len(classes)} classes {','.join(classes)}; "
+            "name as many classes as there are logits, in their order"
+        )
+
+
+def check_logits(logits: Callable[[np.ndarray], np.ndarray], shape: Shape) -> None:
+    """Raise EcgnbError if a function of recordings of this shape gives something else than logits, tried on `signals`."""
+    x = signals(shape)
+    z = logits(x)
+    if not np.isfinite(z).all():
+        raise EcgnbError("the model gives NaN or infinity for finite signals")
+    if z.min() >= 0 and np.allclose(z.sum(axis=1), 1, atol=1e-3):
+        raise EcgnbError("the model gives probabilities; leave out its softmax, so that it gives logits")
+    if within_0_and_1(z) and within_0_and_1(logits(1000 * x)):
+        raise EcgnbError(f"the model {MULTI_LABEL}")
+
+
+def within_0_and_1(z: np.ndarray) -> bool:
+    """Whether all numbers are from 0 to 1: of small signals and of large ones, that is a sigmoid."""
+    return bool(((z >= 0) & (z <= 1)).all())
+
+
+MULTI_LABEL = (
+    "gives numbers from 0 to 1 that are no probabilities, as several sigmoid units do; choose one label as two classes: "
+    "logits (0, z) of its unit before the sigmoid"
+)
+
+
+def signals(shape: tuple[int | None, ...]) -> np.ndarray:
+    """(4, *shape) float32 z-units: nothing, noise of two sizes, and spikes once a second on a slow wave.
+
+    To try a model on. Of any number of samples it gets 3,000.
+    """
+    sizes = [size or 3000 for size in shape]
+    rng, time = np.random.default_rng(0), np.arange(sizes[0])
+    noise = rng.standard_normal(sizes[0])
+    rows = [0 * time, noise / 5, 5 * noise, 6.0 * (time % 300 < 10) + np.sin(time / 300)]
+    return np.broadcast_to(np.array(rows, np.float32)[..., None], (len(rows), *sizes))
+
+
+def steady(gradient: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """The gradient, 0 where logits are not finite: there the model is broken, and the attack has to stay.
+
+    gradient : (n, samples, leads); finite : (n,) bool, of the logits.
+    Raises EcgnbError where logits are finite and the gradient is not: no attack could go on from there, and a
+    model must not look robust for that.
+    """
+    lost = finite & ~np.isfinite(gradient).all(axis=(1, 2))
+    if lost.any():
+        raise EcgnbError(
+            f"gradients are NaN or infinite for {lost.sum()} of {len(gradient)} recordings; not to be attacked"
+        )
+    return np.where(finite[:, None, None], gradient, np.float32(0))

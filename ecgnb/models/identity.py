@@ -28,6 +28,12 @@ def model_digest(model: keras.Model, classes: tuple[str, ...], fs: float) -> str
     return hashlib.sha256(f"{text} {array_digest(*map(np.asarray, model.get_weights()))}".encode()).hexdigest()
 
 
+def same_layers(a: keras.Model, b: keras.Model) -> bool:
+    """Whether two models are made of the same layers, connected alike. Weights and dropout do not count."""
+    one, other = (_canonical(model.get_config(), {}) for model in (a, b))
+    return one == other
+
+
 def _canonical(value: Any, numbers: dict[str, int], kind: str = "") -> Any:
     """A configuration with layers numbered, not named. kind : class of the layer whose settings these are."""
     if isinstance(value, (list, tuple)):

@@ -12,7 +12,9 @@ import numpy as np
 from ecgnb import values
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
+from ecgnb.models.classifier import check_count, steady
 from ecgnb.models.devices import map_streams, replicas, share_rows, streams
+from ecgnb.models.identity import model_digest
 from ecgnb.models.network import in_bfloat16
 from ecgnb.quiet import keras
 
@@ -25,6 +27,8 @@ class KerasClassifier:
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
     read at every call, so one object serves a model while it trains. A model on several devices is shared by
     all of them, `batch_size` rows each at a time. After `devices.one_core_a_batch`, each core has a batch of its own.
+
+    model : gives logits (see `files.load_model`), of any number of samples, leads and classes.
 
     precision : "float32", or "bfloat16" to take gradients in bfloat16 with the same weights. `logits` is the
     model's own in any case, and decides what counts as a success.
@@ -43,8 +47,9 @@ class KerasClassifier:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
         values.read("precision", precision, "float32", ("float32", "bfloat16"))
         values.read("batch_size", batch_size, 64, values.COUNT)
+        check_count(model.output_shape[1:], classes)
         self._arguments = model, batch_size, precision, classes, fs
-        self.classes, self.fs = classes, fs
+        self.classes, self.fs, self.shape = tuple(classes), fs, model.input_shape[1:]
         self.batch_size = batch_size * replicas(model)
         self.low_precision = precision == "bfloat16"
         gradient_model = in_bfloat16(model) if self.low_precision else model
@@ -54,6 +59,11 @@ class KerasClassifier:
     def __reduce__(self):
         """Pickled as the model it is made of: compiled functions stay behind."""
         return KerasClassifier, self._arguments
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides its logits, see `identity.model_digest`."""
+        return model_digest(self._arguments[0], self.classes, self.fs)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """As `Classifier.logits`."""
@@ -68,23 +78,14 @@ class KerasClassifier:
             self._compiled.setdefault(loss, self._compile(loss, targets))  # another thread may have been faster
         parts = self._of_each_batch(self._compiled[loss], x, y, targets)
         value, logits, gradient = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return value, logits, self._steady(x, logits, gradient)
+        return value, logits, steady(gradient, self._finite(x, logits))
 
-    def _steady(self, x: np.ndarray, logits: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The gradient, 0 where logits are not finite: there the model is broken, and the attack has to stay.
-
-        Raises EcgnbError where logits are finite and the gradient is not: no attack could go on from there, and a
-        model must not look robust for that.
-        """
+    def _finite(self, x: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """(n,) bool: logits are finite; those of the model itself, in float32, decide."""
         finite = np.isfinite(logits).all(axis=1)
-        if self.low_precision and not finite.all():  # the model itself decides, in float32
+        if self.low_precision and not finite.all():
             finite[~finite] = np.isfinite(self.logits(x[~finite])).all(axis=1)
-        lost = finite & ~np.isfinite(gradient).all(axis=(1, 2))
-        if lost.any():
-            raise EcgnbError(
-                f"gradients are NaN or infinite for {lost.sum()} of {len(x)} recordings; not to be attacked"
-            )
-        return np.where(finite[:, None, None], gradient, np.float32(0))
+        return finite
 
     def _of_each_batch(self, function: Callable, *arrays: np.ndarray) -> list:
         """Results of a function of each batch. Batches are as equal as can be: 47 rows are 24 and 23, never 32 and 15."""

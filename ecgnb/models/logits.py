@@ -1,4 +1,4 @@
-"""A classifier gives logits: a softmax at the end is taken off, and what comes out is tried on a batch of signals.
+"""A classifier gives logits: a softmax or sigmoid at the end is taken off, and what comes out is tried on some signals.
 
 An attack on probabilities fails where a softmax saturates, which looks like robustness and is none. Names of layers say
 little about what a model gives, so it is its outputs that decide.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ecgnb.errors import EcgnbError
+from ecgnb.models.classifier import MULTI_LABEL, signals, within_0_and_1
 from ecgnb.quiet import keras, layers, ops
 
 LOGITS = ("linear", "softmax", "log_softmax", "relu")  # activations at the end; what is no logit is found by trying
@@ -23,9 +24,14 @@ def giving_logits(model: keras.Model) -> keras.Model:
 
     Of what only looks like probabilities (each row from 0 to 1, with sum 1) the logarithm is taken. A log-softmax is
     left as it is: it differs from the logits by a constant in each row, which changes no prediction, no cross-entropy
-    and no difference of logits.
+    and no difference of logits. One unit, before or behind a sigmoid, is taken as two classes, the second of which it is
+    the sign of: with z before the sigmoid their logits are (0, z).
     Raises EcgnbError for anything else: outputs that are not finite, or that a ReLU or a sigmoid has bounded.
     """
+    one_unit = model.output_shape[1:] == (1,)
+    if one_unit:
+        z = _unit(model.outputs[0])
+        model = keras.Model(model.inputs[0], layers.Concatenate()([layers.Rescaling(0.0)(z), z]))
     logits = _logits(model.outputs[0])
     found = model if logits is None else keras.Model(model.inputs[0], logits)
     x = signals(model.input_shape[1:])
@@ -34,19 +40,14 @@ def giving_logits(model: keras.Model) -> keras.Model:
         # Not clipped: where a probability is 0, there is no gradient, and the logit must say so.
         found = keras.Model(model.inputs[0], ops.log(found.outputs[0]))
         _outputs(found, x, "probabilities of 0, whose gradient is lost; save it without its softmax")
-    elif z.min() >= 0 and z.max() <= 1:
-        raise EcgnbError("gives numbers from 0 to 1 that are no probabilities; expected logits or softmax")
-    elif z.min() == 0:
+    elif within_0_and_1(z) and within_0_and_1(np.asarray(found(1000 * x, training=False))):
+        raise EcgnbError(MULTI_LABEL)
+    elif (
+        z.min() == 0 and not one_unit and np.asarray(found(np.concatenate([x[1:], -x[1:]]), training=False)).min() == 0
+    ):
+        # Not of the flat signal alone, whose logits are 0 where no layer has a bias.
         raise EcgnbError("gives no negative number, as behind a ReLU; expected logits or softmax")
     return found
-
-
-def signals(shape: tuple[int, ...]) -> np.ndarray:
-    """(4, *shape) float32 z-units: nothing, noise of two sizes, and spikes once a second on a slow wave."""
-    rng, time = np.random.default_rng(0), np.arange(shape[0])
-    noise = rng.standard_normal(shape[0])
-    rows = [0 * time, noise / 5, 5 * noise, 6.0 * (time % 300 < 10) + np.sin(time / 300)]
-    return np.broadcast_to(np.array(rows, np.float32)[..., None], (len(rows), *shape))
 
 
 def _outputs(model: keras.Model, x: np.ndarray, what: str = "NaN or infinity for finite signals") -> np.ndarray:
@@ -76,11 +77,9 @@ def _logits(tensor: Any) -> Any:
     if (kind == "Softmax" and last.axis in (-1, len(tensor.shape) - 1)) or (kind == "Activation" and name == "softmax"):
         return inputs[0]
     if kind in ("Dense", "EinsumDense") and name == "softmax":
-        settings = {key: value for key, value in last.get_config().items() if key != "name"}
-        linear = type(last).from_config(settings | {"activation": "linear"})
-        logits = linear(inputs[0])
-        linear.set_weights(last.get_weights())
-        return logits
+        return _linear(last, inputs[0])
+    if name == "sigmoid":
+        raise EcgnbError(MULTI_LABEL)
     if name not in LOGITS:
         raise EcgnbError(f"ends in {name}, expected logits or softmax")
     of_classes = inputs[0].shape[-1] == tensor.shape[-1] == math.prod(inputs[0].shape[1:])
@@ -88,3 +87,24 @@ def _logits(tensor: Any) -> Any:
         inner = _logits(inputs[0])
         return None if inner is None else last(inner)
     return None
+
+
+def _unit(tensor: Any) -> Any:
+    """One unit before the sigmoid that `tensor` may be."""
+    last, index, _ = tensor._keras_history
+    inputs = last._inbound_nodes[index].input_tensors
+    kind, name = type(last).__name__, getattr(getattr(last, "activation", None), "__name__", "linear")
+    if isinstance(last, keras.Model):
+        return keras.Model(last.inputs[0], _unit(last.outputs[0]))(inputs[0])
+    if kind == "Sigmoid" or (kind == "Activation" and name == "sigmoid"):
+        return inputs[0]
+    return _linear(last, inputs[0]) if kind == "Dense" and name == "sigmoid" else tensor
+
+
+def _linear(last: Any, inputs: Any) -> Any:
+    """The output of a dense layer without its activation."""
+    settings = {key: value for key, value in last.get_config().items() if key != "name"}
+    linear = type(last).from_config(settings | {"activation": "linear"})
+    z = linear(inputs)
+    linear.set_weights(last.get_weights())
+    return z

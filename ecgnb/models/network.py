@@ -49,9 +49,22 @@ def build(dropout: float = 0.5, precision: str = "float32") -> keras.Model:
 
 def in_bfloat16(model: keras.Model) -> keras.Model:
     """The same layers computing in bfloat16, all but the last, with float32 weights of their own, not set."""
+    return copied(model, precision="bfloat16")
+
+
+def copied(model: keras.Model, dropout: float | None = None, precision: str = "float32") -> keras.Model:
+    """The same layers, with weights of their own, not set.
+
+    dropout : rate of the dropout layers that have one above 0, if not their own; precision : as in `build`.
+    """
 
     def copy(layer):
-        policy = "float32" if layer is model.layers[-1] else "mixed_bfloat16"
-        return type(layer).from_config(layer.get_config() | {"dtype": policy})
+        config = layer.get_config()
+        if not isinstance(layer, layers.InputLayer):
+            low = precision == "bfloat16" and layer is not model.layers[-1]
+            config["dtype"] = "mixed_bfloat16" if low else "float32"
+        if dropout is not None and isinstance(layer, layers.Dropout) and layer.rate > 0:
+            config["rate"] = dropout
+        return type(layer).from_config(config)
 
-    return keras.models.clone_model(model, clone_function=copy)
+    return keras.models.clone_model(model, clone_function=copy, recursive=True)

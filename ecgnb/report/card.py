@@ -29,7 +29,7 @@ def card(result: RunResult, start: str, command: str) -> str:
     own_line = ("defence", "recordings", "seed", "epochs", "select")
     settings = ", ".join(f"{name} {value}" for name, value in config.items() if name not in own_line)
     facts = {
-        "defence": f"{config['defence']}: {DEFENCES[config['defence']]}",
+        "defence": f"{config['defence']}: {DEFENCES.get(config['defence'], 'one of their own')}",
         "trained on": config["recordings"],
         "started from": f"the weights of {Path(start).stem}" if start else "random weights",
         "seed": config["seed"],

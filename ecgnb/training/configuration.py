@@ -7,7 +7,6 @@ from typing import Any
 
 from ecgnb import values
 from ecgnb.attacks.threats import Threat
-from ecgnb.constants import CLASSES
 from ecgnb.errors import EcgnbError
 
 DEFENCES = {
@@ -37,8 +36,8 @@ def _setting(default: object, meaning: str, allowed: values.Allowed = "") -> Any
 class TrainingConfig:
     """Everything that decides what a training run produces, besides the recordings.
 
-    defence : one of DEFENCES; `defences` tells what each does, and by which rule its epoch is selected. The
-    others: see each.
+    defence : one of DEFENCES; `defences` tells what each does, by which rule its epoch is selected, and how one of
+    one's own is added. The others: see each.
     """
 
     defence: str = field(metadata={"example": "static", "allowed": DEFENCES})
@@ -67,11 +66,8 @@ class TrainingConfig:
     epsilon: float = _setting(0.2, "L∞ budget of the attack, z-units", "> 0 and <= 1000")
     step_size: float = _setting(0.02, "PGD step, z-units", "> 0 and <= 1000")
     steps: int = _setting(10, "PGD steps while training; fast takes one of its own", values.COUNT)
-    target: str = _setting(
-        "N",
-        "target class of the attack on AF, in static, adaptive and on dev: N, O, ~, or empty for untargeted",
-        (*CLASSES[1:], ""),
-    )
+    attack_class: str = _setting("A", "class that static and adaptive attack, and whose recall on dev is watched")
+    target: str = _setting("N", "what the attack on that class aims at: another class, or empty for untargeted")
     beta: float = _setting(
         6.0, "trades: weight of KL(clean || attacked) beside clean cross-entropy; the paper's is 6", ">= 0"
     )
@@ -86,6 +82,7 @@ class TrainingConfig:
     def __post_init__(self):
         for setting in fields(self):
             object.__setattr__(self, setting.name, read_setting(setting, getattr(self, setting.name)))
+        _ = self.class_threat  # raises for a class that is attacked towards itself
 
     @property
     def step(self) -> float:
@@ -93,9 +90,9 @@ class TrainingConfig:
         return self.step_size / self.epsilon
 
     @property
-    def af_threat(self) -> Threat:
-        """The original's threat model: AF alone is attacked, targeted."""
-        return Threat("A", self.target, self.epsilon, mask_padding=self.mask_padding)
+    def class_threat(self) -> Threat:
+        """The original's threat model: one class alone is attacked, AF, towards N by default."""
+        return Threat(self.attack_class, self.target, self.epsilon, mask_padding=self.mask_padding)
 
     @property
     def untargeted_threat(self) -> Threat:
@@ -107,6 +104,18 @@ def read_setting(setting: Field, value: object) -> Any:
     """A value for a field of `TrainingConfig`, of its type. Raises EcgnbError for one that it cannot have."""
     example = setting.metadata.get("example", setting.default)
     return values.read(setting.name, value, example, setting.metadata["allowed"])
+
+
+def defence_name(defence: str) -> str:
+    """The name of a defence; of `package.module:Class`, a class of the user's, that by which it is registered."""
+    if not values.is_import(defence):
+        return defence
+    name = getattr(values.imported(defence), "name", "")
+    if name not in DEFENCES:
+        raise EcgnbError(
+            f"{defence}: is no registered defence; put @register from ecgnb.training.defences above the class"
+        )
+    return name
 
 
 def overrides(text: str) -> dict[str, Any]:
@@ -135,6 +144,7 @@ def training_config(defence: str, protocol: str = "leakfree", **overrides: Any) 
     with its paper's 6 this network soon predicts normal for everything.
     """
     values.read("protocol", protocol, "leakfree", ("leakfree", "original"))
+    defence = defence_name(defence)
     config = TrainingConfig(defence, EPOCHS.get(defence, 1))
     if protocol == "original":
         config = replace(

@@ -1,11 +1,12 @@
 """Defences: the recordings that an epoch of training consists of, and the rule by which an epoch is selected.
 
 One class each. Its docstring says which recordings are attacked, when and why, and which epoch is selected on
-dev. `loop.train` runs them all.
+dev. `loop.train` runs them all. `register` adds one of one's own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,11 +15,12 @@ from tqdm import tqdm
 from ecgnb.attacks import AttackProblem, AttackResult, Threat, divergence, pgd
 from ecgnb.constants import WINDOW
 from ecgnb.data.dataset import Dataset, balanced_index, window
+from ecgnb.errors import EcgnbError
 from ecgnb.models.classifier import Classifier
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.quiet import keras, ops
-from ecgnb.training.configuration import TrainingConfig
-from ecgnb.training.selection import attack_af, catastrophic_overfitting, challenge_score
+from ecgnb.training.configuration import DEFENCES, EPOCHS, TrainingConfig
+from ecgnb.training.selection import attack_class, catastrophic_overfitting, mean_score, score_name, score_of
 
 FGSM_STEP = 1.25  # radii: the step of Wong et al. 2020
 TRADES_START = 0.03  # radii: the SD of TRADES' random start; Zhang et al. took 0.001 at ε 0.031
@@ -30,15 +32,18 @@ class Defence:
     """What defences share: a class-balanced draw for every epoch, cross-entropy, and a rule of selection.
 
     Selected is the epoch with the best mean of two challenge scores on dev: clean, and with recordings of every
-    class attacked untargeted. So neither accuracy nor robustness can be bought with all of the other, nor
+    class attacked untargeted. (For other classes than the challenge's, of two means of F1.) So neither accuracy nor robustness can be bought with all of the other, nor
     robustness with label leaking, the guess that every perturbed recording is AF.
 
     classifier : the network as it trains, so that attacks meet its current weights; start : the model that
-    training starts from.
+    training starts from. name, help, epochs : of a class that `register` adds: what it is called, what it does in one
+    sentence, and how many epochs it trains if nobody says so.
     """
 
     copies = 1  # rows of a training batch that belong to one recording
     attacked_every = 1  # epochs, after which dev is attacked in every class
+    name = help = ""
+    epochs = 20
 
     def __init__(self, config: TrainingConfig, train_set: Dataset, classifier: Classifier, start: keras.Model | None):
         self.config, self.train_set, self.classifier = config, train_set, classifier
@@ -75,7 +80,7 @@ class Defence:
     @staticmethod
     def criterion(row: dict) -> float:
         """What `select="best"` maximises, of a row of the history."""
-        return (row["dev_challenge_score"] + row["dev_robust_challenge_score"]) / 2
+        return mean_score(row)
 
     def _batches(self, drawn: np.ndarray) -> Iterator[np.ndarray]:
         """The draw in batches of recordings."""
@@ -94,13 +99,16 @@ class Baseline(Defence):
         return rng.permutation(len(self.train_set))
 
     def chunks(self, drawn, rng):
-        signals = self.train_set.signals
-        x = np.stack([augment(signals[i], self.config, rng) for i in drawn])[..., None]
-        yield x, self.train_set.y[drawn]
+        data = self.train_set
+        if data.signals[0].dtype == np.int16:  # the challenge's, some of which are longer than the window
+            x = np.stack([augment(data.signals[i], self.config, rng) for i in drawn])[..., None]
+        else:
+            x = np.stack([altered(data.x[i].copy(), int(data.lengths[i]), self.config, rng) for i in drawn])
+        yield x, data.y[drawn]
 
     @staticmethod
     def criterion(row):
-        return row["dev_challenge_score"]
+        return row["dev_challenge_score"] if "dev_challenge_score" in row else row["dev_macro_f1"]
 
 
 class HalfAttacked(Defence):
@@ -130,7 +138,7 @@ class HalfAttacked(Defence):
 class Adaptive(HalfAttacked):
     """The original's second defence: half of the AF drawn, attacked anew every epoch.
 
-    Targeted PGD (AF → N by default) on AF alone, with the weights at the start of the epoch. Since only AF is
+    Targeted PGD (AF → N by default; any class by `attack_class`) on AF alone, with the weights at the start of the epoch. Since only AF is
     ever attacked, "perturbed" and "AF" come to mean the same (label leaking, Kurakin et al. 2017).
 
     Selected is the epoch with the best mean, on dev, of the challenge score and of AF recall under that attack:
@@ -141,19 +149,20 @@ class Adaptive(HalfAttacked):
 
     @property
     def threat(self):
-        return self.config.af_threat
+        return self.config.class_threat
 
     def adversarial(self, rows, rng):
         return self._attack(self.classifier, rows)
 
     def _attack(self, classifier, rows):
         config = self.config
-        af = self.train_set.take(rows)
-        return attack_af(classifier, af, config, config.steps, "attacking AF").x
+        attacked = self.train_set.take(rows)
+        return attack_class(classifier, attacked, config, config.steps, f"attacking {config.attack_class}").x
 
     @staticmethod
     def criterion(row):
-        return (row["dev_challenge_score"] + row["dev_robust_recall_A"]) / 2
+        (robust,) = (value for column, value in row.items() if column.startswith("dev_robust_recall_"))
+        return (Baseline.criterion(row) + robust) / 2
 
 
 class Static(Adaptive):
@@ -167,7 +176,7 @@ class Static(Adaptive):
         rows = np.flatnonzero(self.threat.is_attacked(train_set))
         if not config.redraw:  # the only draw that there will be
             rows = self.split(self.draw(np.random.default_rng(config.seed)))[1]
-        adversarial = self._attack(KerasClassifier(start), rows)
+        adversarial = self._attack(KerasClassifier(start, classes=train_set.classes, fs=train_set.fs), rows)
         self.stored = dict(zip(rows, adversarial, strict=True))
 
     def adversarial(self, rows, rng):
@@ -215,7 +224,7 @@ class Fast(Defence):
     def own_scores(self, subset, history, row):
         rng = np.random.default_rng(self.config.seed)
         logits = fgsm(self.classifier, self.threat.on(subset), rng).logits
-        columns = {"dev_fgsm_challenge_score": challenge_score(subset, logits)}
+        columns = {f"dev_fgsm_{score_name(subset.classes)}": score_of(subset, logits)}
         alarm = catastrophic_overfitting([*history, row | columns])
         if alarm:
             tqdm.write(
@@ -262,6 +271,25 @@ BY_NAME: dict[str, type[Defence]] = {
     "fast": Fast,
     "trades": Trades,
 }
+
+
+def register(defence: type[Defence]) -> type[Defence]:
+    """Add a defence of one's own, a subclass of `Defence` with a `name`, a `help` and `epochs`; use it as decorator.
+
+    It is then known by its name in this process; everywhere else as `package.module:Class`, such as on the command line
+    and in notebook 5.
+    """
+    if not (isinstance(defence, type) and issubclass(defence, Defence)):
+        raise EcgnbError(f"{defence!r} is no defence; derive a class from ecgnb.training.defences.Defence")
+    if not re.fullmatch(r"[\w-]+", defence.name) or not defence.help:
+        raise EcgnbError(
+            f"{defence.__qualname__}: name={defence.name!r}, help={defence.help!r}; a name of letters, and a sentence"
+        )
+    known = BY_NAME.get(defence.name)
+    if known and (known.__module__, known.__qualname__) != (defence.__module__, defence.__qualname__):
+        raise EcgnbError(f"{defence.__qualname__}: there is a defence {defence.name!r} already; give it another name")
+    BY_NAME[defence.name], DEFENCES[defence.name], EPOCHS[defence.name] = defence, defence.help, defence.epochs
+    return defence
 
 
 @keras.saving.register_keras_serializable("ecgnb")
@@ -331,11 +359,16 @@ def augment(signal: np.ndarray, config: TrainingConfig, rng: np.random.Generator
     """
     first = int(rng.integers(0, max(1, len(signal) - WINDOW + 1))) if config.shift else 0
     x, length, _, _ = window(signal, first)
+    return altered(x, length, config, rng)
+
+
+def altered(x: np.ndarray, length: int, config: TrainingConfig, rng: np.random.Generator) -> np.ndarray:
+    """One window, (samples,) or (samples, leads), as `augment` alters it, in place; length : its true samples."""
     if config.shift:
-        x[:length] = np.roll(x[:length], int(rng.integers(length)))
+        x[:length] = np.roll(x[:length], int(rng.integers(length)), axis=0)
     if config.amplitude:
         x *= np.float32((-1 if rng.random() < 0.5 else 1) * rng.uniform(0.75, 1.25))
     if config.noise:
         sd = np.float32(rng.uniform(0, config.noise))
-        x[:length] += sd * rng.standard_normal(length, np.float32)
+        x[:length] += sd * rng.standard_normal(x[:length].shape, np.float32)
     return x

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ecgnb import values
 from ecgnb.data.dataset import Dataset, class_weights
 from ecgnb.errors import EcgnbError
 from ecgnb.files import (
@@ -32,8 +33,10 @@ from ecgnb.files import (
     write_text,
 )
 from ecgnb.models import network
+from ecgnb.models.classifier import check_fits
 from ecgnb.models.devices import distribution
-from ecgnb.models.files import load_model, save_model
+from ecgnb.models.files import check_readable, load_model, save_model
+from ecgnb.models.identity import same_layers
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.models.saved import restore
 from ecgnb.progress import bar
@@ -59,15 +62,13 @@ def train(
 ) -> tuple[keras.Model, pd.DataFrame]:
     """Train by `config`; returns the selected model (float32, logits) and the history, a row an epoch.
 
-    start : the model a defence starts from (the baseline); folder : for the checkpoint, selected.keras,
+    start : the model a defence starts from (the baseline, or any Keras classifier that gives logits: its layers are copied,
+    not changed), for `train_set`'s classes; folder : for the checkpoint, selected.keras,
     history.csv and config.json; resume : go on from a checkpoint found there, else start anew.
     """
     if config.defence != "baseline" and start is None:
         raise EcgnbError(f"{config.defence} training starts from a model; give the baseline")
-    for fold in (train_set, dev_set):
-        for symbol in ("A", "N"):  # the attack and the scores on dev are about these
-            if not len(fold.of_class(symbol)):
-                raise EcgnbError(f"{fold.title}: no recording of class {symbol}; training needs some of A and N")
+    _check_recordings(config, train_set, dev_set, start)
     with locked(folder):
         remove_half_written(folder)
         model, history = open_run(config, train_set, dev_set, folder, start, resume)
@@ -83,7 +84,7 @@ def train(
             loss, trained_on = run_epoch(fit, defence, rng, f"epoch {epoch + 1}/{config.epochs}")
             if config.statistics == "recomputed":
                 recompute_statistics(model, trained_on, config.batch_size)
-            row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set)
+            row = {"epoch": epoch + 1, "loss": loss} | dev_scores(classifier, dev_set, config.attack_class)
             if config.defence != "baseline":
                 row |= robust_scores(classifier, dev_set, subset, config)
                 if _is_due(row, history, defence):
@@ -92,7 +93,7 @@ def train(
             row["criterion"] = defence.criterion(row)
             if not math.isfinite(row["criterion"]):
                 raise EcgnbError(
-                    f"epoch {epoch + 1}: the criterion of selection is {row['criterion']}: no AF in the dev fold?"
+                    f"epoch {epoch + 1}: the criterion of selection is {row['criterion']}: a class without recordings?"
                 )
             history.append(row)
             _save_epoch(model, history, config, folder)
@@ -118,7 +119,7 @@ def open_run(
     if resume and checkpoints:
         _check_settings(settings, folder)
         history, selected = _read_record(checkpoints[-1])
-        model = _compiled(config, train_set)
+        model = _compiled(config, train_set, start)
         with distribution():
             restore(model, checkpoints[-1])
         if not _is_selected(history, config) and file_digest(folder / SELECTED) != selected:
@@ -130,17 +131,35 @@ def open_run(
         for old in [*checkpoints, *folder.glob("checkpoint-*.json"), folder / SELECTED, folder / HISTORY]:
             old.unlink(missing_ok=True)
     keras.utils.set_random_seed(config.seed)
-    model = _compiled(config, train_set)
+    model = _compiled(config, train_set, start)
     if start is not None:
         model.set_weights(start.get_weights())
     write_json(folder / "config.json", settings)
     return model, []
 
 
-def _compiled(config: TrainingConfig, train_set: Dataset) -> keras.Model:
-    """The network of a run, ready to train, on all devices."""
+def _check_recordings(config: TrainingConfig, train_set: Dataset, dev_set: Dataset, start: keras.Model | None) -> None:
+    """Raise EcgnbError, before any work, for recordings that cannot be trained on, or that the model does not take."""
+    classes = train_set.classes
+    model = network.build() if start is None else start
+    classifier = KerasClassifier(model, classes=classes, fs=train_set.fs)
+    values.read("attack_class", config.attack_class, "A", classes)
+    for fold in (train_set, dev_set):
+        check_fits(classifier, fold)
+        config.class_threat.goal(classes)
+        for symbol in filter(None, (config.attack_class, config.target)):  # the scores on dev are about these
+            if not len(fold.of_class(symbol)):
+                raise EcgnbError(f"{fold.title}: no recording of class {symbol}; training needs some of it")
+
+
+def _compiled(config: TrainingConfig, train_set: Dataset, start: keras.Model | None) -> keras.Model:
+    """The network of a run, ready to train, on all devices: the study's own, or a copy of the model it starts from."""
     with distribution():
-        model = network.build(config.dropout, config.precision)
+        if start is None or same_layers(start, network.build()):
+            model = network.build(config.dropout, config.precision)
+        else:
+            model = network.copied(start, config.dropout, config.precision)
+            check_readable(start)
         model.compile(
             optimizer=_optimizer(config, len(train_set)),
             loss=BY_NAME[config.defence].loss(config),
@@ -157,7 +176,7 @@ def run_epoch(
     config, train_set = defence.config, defence.train_set
     one_hot = np.eye(len(train_set.classes), dtype=np.float32)
     drawn = defence.draw(rng)
-    weights = class_weights(train_set.y[drawn], config.class_power)
+    weights = class_weights(train_set.y[drawn], config.class_power, len(train_set.classes))
     step_bar = bar(text, total=math.ceil(len(drawn) / config.batch_size), unit="step")
     losses: list[float] = []
     sizes: list[int] = []
@@ -262,10 +281,12 @@ def _record_digest(record: dict, checkpoint: Path) -> str:
 PRINTED = {  # column of the history -> its short name in the line of an epoch
     "loss": "loss",
     "dev_challenge_score": "dev score",
+    "dev_macro_f1": "dev F1",
     "dev_f1_A": "AF F1",
     "dev_recall_A": "AF recall",
     "dev_robust_recall_A": "robust AF recall",
     "dev_robust_challenge_score": "robust score",
+    "dev_robust_macro_f1": "robust F1",
     "dev_noise_false_positive_rate": "N as AF in noise",
 }
 

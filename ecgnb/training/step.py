@@ -86,8 +86,8 @@ def synchronise_batch_norm(model: keras.Model) -> None:
 
 def seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
     """Make the dropout masks of an epoch a function of (seed, epoch), and each device's of its number."""
-    for i, layer in enumerate(model.layers):
-        if isinstance(layer, layers.Dropout) and layer.rate > 0:
+    for i, layer in enumerate(_layers(model)):
+        if hasattr(layer, "seed_generator"):
             states = [
                 np.random.SeedSequence([seed, epoch, i, *([device] if device else [])])
                 for device in range(replicas(model))
@@ -104,6 +104,8 @@ def recompute_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32
     """
     batch_size = min(batch_size, len(x))  # in the largest batches, all of x is one
     dropouts, norms = _of_type(model, layers.Dropout), _of_type(model, layers.BatchNormalization)
+    if not norms:
+        return
     rates, momenta = [d.rate for d in dropouts], [n.momentum for n in norms]
     for dropout in dropouts:
         dropout.rate = 0.0
@@ -118,4 +120,9 @@ def recompute_statistics(model: keras.Model, x: np.ndarray, batch_size: int = 32
 
 
 def _of_type(model: keras.Model, kind: type) -> list[keras.Layer]:
-    return [layer for layer in model.layers if isinstance(layer, kind)]
+    return [layer for layer in _layers(model) if isinstance(layer, kind)]
+
+
+def _layers(model: keras.Model) -> list[keras.Layer]:
+    """Its layers, also those of models inside it."""
+    return [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
