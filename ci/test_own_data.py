@@ -429,9 +429,12 @@ def test_measures_of_several_leads():
 
 
 def test_r_peaks_are_left_out_and_named_where_there_are_none():
-    noise = dataset_from_arrays(np.random.default_rng(0).normal(size=(12, 200, 1)), 6 * [0, 1], unit="mV", fs=FS)
-    assert "r_peak_f1" not in signals.measure_all(noise, noise.x + 0.1)
-    assert signals.left_out(noise)[0].startswith("R-peaks: not found in lead ECG")
+    short = np.random.default_rng(0).normal(size=(12, 200, 1))
+    ramp = np.repeat(np.linspace(0, 1, SAMPLES)[None, :, None], 12, axis=0)
+    for x in (short, ramp):
+        without = dataset_from_arrays(x, 6 * [0, 1], unit="mV", fs=FS)
+        assert "r_peak_f1" not in signals.measure_all(without, without.x + 0.1)
+        assert signals.left_out(without)[0].startswith("R-peaks: not found in lead ECG")
     assert not signals.left_out(dataset())
     unknown = dataset(unit="z")
     assert not [name for name in signals.measure_all(unknown, unknown.x + 0.1) if "uv" in name]
