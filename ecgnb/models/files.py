@@ -87,7 +87,6 @@ def check_readable(model: keras.Model) -> None:
         try:
             save_model(model, path)
             load_model(path)
-        except EcgnbError as error:
-            raise EcgnbError(
-                f"this model could not be read again once it is saved: it {str(error)[len(str(path)) + 2 :]}"
-            ) from error
+        except Exception as error:  # layers of one's own raise nearly anything when they are copied
+            reason = " ".join(str(error).replace(f"{path}: ", "").split())[:200]
+            raise EcgnbError(f"this model could not be read again once it is saved: {reason}") from error

@@ -158,8 +158,8 @@ def _compiled(config: TrainingConfig, train_set: Dataset, start: keras.Model | N
         if start is None or same_layers(start, network.build()):
             model = network.build(config.dropout, config.precision)
         else:
-            model = network.copied(start, config.dropout, config.precision)
             check_readable(start)
+            model = network.copied(start, config.dropout, config.precision)
         model.compile(
             optimizer=_optimizer(config, len(train_set)),
             loss=BY_NAME[config.defence].loss(config),
