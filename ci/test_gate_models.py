@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import fuzz_models
 import h5py
@@ -24,6 +24,7 @@ from ecgnb.attacks import Threat, pgd
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe, evaluate, from_keras, named_models, transfer
+from ecgnb.evaluation.schema import check_free, read_report
 from ecgnb.evaluation.suites import results_suite
 from ecgnb.models.classifier import signals, softmax
 from ecgnb.models.files import load_model
@@ -331,6 +332,17 @@ def test_a_report_is_not_overwritten_by_that_of_another_model(tmp_path, capsys):
     classifier().save(tmp_path / "kept.keras")
     assert main(["evaluate", str(tmp_path / "kept.keras"), "--data", "demo", "--out", str(tmp_path)]) == 2
     assert "is the report of another model named baseline" in capsys.readouterr().err
+
+
+def test_a_report_is_not_overwritten_by_that_of_another_threat_or_other_recordings(tmp_path):
+    path = ROOT / "figures" / "evaluation" / "baseline-test-quick.json"
+    about = read_report(path).about
+    check_free(path, about.digest, asdict(Threat()), about.data)
+    check_free(tmp_path / "none.json", "", {}, "")
+    with pytest.raises(EcgnbError, match="is the report under another threat model; give another --out"):
+        check_free(path, about.digest, asdict(Threat(epsilon=0.1)), about.data)
+    with pytest.raises(EcgnbError, match="is the report of other recordings"):
+        check_free(path, about.digest, asdict(Threat()), "my ward")
 
 
 def test_a_stored_report_is_used_for_what_made_it_alone(demo_dev):

@@ -268,7 +268,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     dataset = dataset.with_classes(model.classifier.classes)
     threat = _threat(options, dataset)
     path = options.out / f"{model.name}-{dataset.split}-{options.suite}.json"
-    check_free(path, model.digest)
+    check_free(path, model.digest, dataclasses.asdict(threat), dataset.source + dataset.left_out)
     with workers(options.cluster) as computing:
         report = evaluate(
             model,

@@ -172,10 +172,21 @@ def write_report(path: Path, report: Report) -> None:
     write_json(path, as_json(report))
 
 
-def check_free(path: Path, digest: str) -> None:
-    """Raise EcgnbError if a report of another model than that of `digest` lies there."""
-    if path.exists() and (about := read_report(path).about).digest != digest:
-        raise EcgnbError(f"{path}: is the report of another model named {about.model}; give another --out, or move it")
+def check_free(path: Path, digest: str, threat: dict[str, Any], data: str) -> None:
+    """Raise EcgnbError if a report lies there of another model, under another threat model, or of other recordings.
+
+    digest : of the model; threat : fields of the `Threat`; data : as in `About`.
+    """
+    if not path.exists():
+        return
+    report = read_report(path)
+    other = {
+        f"of another model named {report.about.model}": report.about.digest != digest,
+        "under another threat model": report.threat != json.loads(json.dumps(threat)),
+        f"of other recordings ({report.about.data})": report.about.data != data,
+    }
+    if found := [what for what, differs in other.items() if differs]:
+        raise EcgnbError(f"{path}: is the report {found[0]}; give another --out, or move it")
 
 
 def as_json(report: Report) -> dict[str, Any]:
