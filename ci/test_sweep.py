@@ -177,7 +177,7 @@ def test_the_command_on_a_card_remakes_the_committed_run(tmp_path):
     norms = [one.weights["norms"] for one in (made, stored)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-2)
     assert np.isclose(*norms, rtol=1e-3, atol=0).mean() > 0.95  # nearly all are much closer
-    assert made.config == stored.config
+    assert {key: made.config[key] for key in stored.config} == stored.config  # a setting may be newer than the run
     scores = [one.reports["validation"].conditions["clean"].scores for one in (made, stored)]
     found, expected = (one["challenge_score"]["value"] for one in scores)
     assert found == pytest.approx(expected, abs=0.05)

@@ -67,4 +67,6 @@ def copied(model: keras.Model, dropout: float | None = None, precision: str = "f
             config["rate"] = dropout
         return type(layer).from_config(config)
 
-    return keras.models.clone_model(model, clone_function=copy, recursive=True)
+    found = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    found.compiled, found.optimizer = False, None  # Keras compiles the copy of what is compiled
+    return found

@@ -32,8 +32,8 @@ NO_MATHS = {"text.parse_math": False}  # a name with two dollar signs is no form
 styled = style.context(["default", SIZES | NO_MATHS])  # around everything that draws
 COLOURS = {"clean": "#222222", "attacked": "#d55e00", "baseline": "#0173b2", "static": "#de8f05"}
 NOISE_COLOUR = "#777777"
-COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161", "EMG": "#808000"}
-SPARE_COLOURS = ("#cc78bc", "#56b4e9", "#6a3d9a")  # for whatever has no colour of its own
+COLOURS |= {"adaptive": "#029e73", "fast": "#ca9161"}
+SPARE_COLOURS = ("#cc78bc", "#56b4e9", "#6a3d9a", "#808000", "#a50026")  # for whatever has no colour of its own
 MARKERS, DASHES = "os^DvPX<>", ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 

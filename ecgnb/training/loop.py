@@ -210,7 +210,10 @@ def _check_settings(settings: dict, folder: Path) -> None:
     # A setting that came after the run began had its default.
     stored: dict[str, Any] = {setting.name: setting.default for setting in dataclasses.fields(TrainingConfig)}
     try:
-        stored |= json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
+        if unknown := found.keys() - settings.keys():
+            raise ValueError(f"no such setting: {min(unknown)}")
+        stored |= found
         before = stored | stored["digests"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EcgnbError(f"{path}: cannot be read as the settings of its checkpoint ({error!r}); {ANEW}") from error
