@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 
@@ -295,3 +296,17 @@ def test_a_classifier_without_a_digest_is_told_so():
     with pytest.raises(EcgnbError, match="mine: has no digest"):
         from_classifier(object(), "mine")
     assert from_keras(small_network(), "small").digest
+
+
+def test_several_models_raise_no_warning_of_tensorflow(demo_dev):
+    """It takes the functions of all of them for one, and warns of "retracing" after five."""
+    seen = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    logging.getLogger("tensorflow").addHandler(handler)
+    for _ in range(6):
+        classifier = KerasClassifier(small_network())
+        classifier.logits(demo_dev.x[:1])
+        classifier.loss_and_gradient(demo_dev.x[:1], demo_dev.y[:1], demo_dev.y[:1], cross_entropy)
+    logging.getLogger("tensorflow").removeHandler(handler)
+    assert not seen

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -143,9 +143,17 @@ def _compile_tensorflow(model: keras.Model, gradient_model: keras.Model, _: int)
         def loss_and_gradient(x, y, targets):
             return share_rows(model, compute, x, y, targets)
 
+        loss_and_gradient.get_concrete_function()
         return lambda *arrays: tuple(part.numpy() for part in loss_and_gradient(*arrays))
 
-    return lambda x: logits(x).numpy(), compiled
+    # Traced before the first call: TensorFlow warns of calls that trace, and takes those of several models for one's.
+    traced = functools.cache(logits.get_concrete_function)
+
+    def numpy_logits(x):
+        traced()
+        return logits(x).numpy()
+
+    return numpy_logits, compiled
 
 
 def _compile_jax(model: keras.Model, gradient_model: keras.Model, batch_size: int) -> tuple[Callable, Callable]:
@@ -177,5 +185,5 @@ def _compile_jax(model: keras.Model, gradient_model: keras.Model, batch_size: in
 
         return loss_and_gradient
 
-    logits = jax.jit(partial(call, model))
+    logits = jax.jit(functools.partial(call, model))
     return lambda x: np.asarray(logits(variables(), padded(x)))[: len(x)], compiled
