@@ -175,7 +175,7 @@ y = np.repeat(np.arange(len(classes)), counts)
 drawn = y[balanced_index(y, PER_CLASS, np.random.default_rng(SEED))]
 
 # %% tags=["nbval-check-output"]
-balance = pd.DataFrame({"train fold": counts, "drawn": np.bincount(drawn)}, index=classes)
+balance = pd.DataFrame({"train fold": counts, "drawn": np.bincount(drawn, minlength=len(classes))}, index=classes)
 balance["class weight"] = class_weights(drawn).round(3)
 print(balance)
 
