@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def browser():
         pytest.skip("no Chromium on PATH")
     with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=path) as chromium:
         yield chromium
+
+
+@pytest.fixture
+def working_folder(tmp_path, monkeypatch):
+    """An empty folder to work in, from which modules of the user's are imported, and forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def ecg(seconds: float = 30.0) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import sys
 
 import keras
 import numpy as np
@@ -257,13 +256,10 @@ def nothing():
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(working_folder):
     """The working folder, with a module of the user's."""
-    (tmp_path / "own_models.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("own_models", None)
+    (working_folder / "own_models.py").write_text(OWN)
+    return working_folder
 
 
 def test_a_function_of_the_working_folder_gives_the_model(own, demo_dev):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import keras
@@ -139,13 +138,10 @@ class NotOne:
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(working_folder):
     """The working folder, with a module of the user's."""
-    (tmp_path / "own_defence.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    sys.modules.pop("own_defence", None)
+    (working_folder / "own_defence.py").write_text(OWN)
+    yield working_folder
     for known in (DEFENCES, EPOCHS, defences.BY_NAME):
         known.pop("shifted", None)
 

@@ -47,9 +47,9 @@ class ClosedFormClassifier(ABC):
         parts = []
         for rows in self._batches(x):
             z, back = self._forward(x[rows])
-            value, slope = loss.with_gradient(z, y[rows], targets[rows])
+            value, upstream = loss.with_gradient(z, y[rows], targets[rows])
             finite = np.isfinite(z).all(axis=1)
-            gradient = np.asarray(back(np.where(finite[:, None], slope, np.float32(0))), np.float32)
+            gradient = np.asarray(back(np.where(finite[:, None], upstream, np.float32(0))), np.float32)
             parts.append((value, z, steady(gradient, finite)))
         value, logits, gradient = (np.concatenate(part) for part in zip(*parts, strict=True))
         return value, logits, gradient
@@ -63,7 +63,7 @@ class ClosedFormClassifier(ABC):
         if z.shape != (len(x), 1) or len(self.classes) != 2:
             check_count(z.shape[1:], self.classes)
             return z, back
-        return np.concatenate([0 * z, z], axis=1), lambda slope: back(slope[:, 1:].reshape(np.shape(found)))
+        return np.concatenate([0 * z, z], axis=1), lambda upstream: back(upstream[:, 1:].reshape(np.shape(found)))
 
     def _batches(self, x: np.ndarray) -> list[slice]:
         samples, leads = self.shape

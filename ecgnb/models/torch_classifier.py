@@ -60,8 +60,8 @@ class TorchClassifier(ClosedFormClassifier):
         def back(weights: np.ndarray) -> np.ndarray:
             if not logits.requires_grad:  # a module that cuts the path of its gradient: that is a gradient of zero
                 return np.zeros_like(x)
-            slope = torch.tensor(weights, device=logits.device, dtype=logits.dtype)
-            (gradient,) = torch.autograd.grad(logits, inputs, slope, materialize_grads=True)
+            upstream = torch.tensor(weights, device=logits.device, dtype=logits.dtype)
+            (gradient,) = torch.autograd.grad(logits, inputs, upstream, materialize_grads=True)
             found = gradient.float().cpu().numpy()
             return np.swapaxes(found, 1, 2) if self.channels_first else found
 
