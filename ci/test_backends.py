@@ -86,7 +86,7 @@ def classifier():
     return KerasClassifier(load_model("baseline"), 8)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train):
     """To 1e-4 of the largest gradient, but where rounding decides which side of a kink a unit is on.
 

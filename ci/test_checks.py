@@ -61,9 +61,9 @@ def posed(validation):
     ("build", "caught_by"),
     [
         (honest, set()),
-        (saturating, {"gradients_are_alive"}),
+        pytest.param(saturating, {"gradients_are_alive"}, marks=pytest.mark.nightly),
         (quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}),
-        (noisy, {"outputs_repeat"}),
+        pytest.param(noisy, {"outputs_repeat"}, marks=pytest.mark.nightly),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -103,7 +103,7 @@ def cores() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_path, small_chunks):
     """The first result that comes back kills a busy worker: all results are there, to the last bit."""
 

@@ -318,7 +318,7 @@ print("TRAINED")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_defence_that_attacks_every_batch_trains_on_jax(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", JAX_RUN, str(tmp_path), str(ROOT / "ci"), "trades"],

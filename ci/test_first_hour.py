@@ -277,7 +277,7 @@ def test_papermill_as_the_user_types_it(checkout, folder):
     assert "EPOCHS = 150" in [c.source.splitlines()[-1] for c in nbformat.read(executed, 4).cells]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_papermill_trains_on_a_terminal(checkout):
     """The same words on the demo set, with one epoch and few steps; figures in out/, whatever the folder."""
     shown = terminal(
@@ -347,7 +347,7 @@ def test_reproduce_says_which_cell_failed(pair, monkeypatch, capsys):
 # --- installation -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_installed_package_has_the_models_and_needs_no_checkout(tmp_path):
     """A wheel built from a copy, unpacked elsewhere and used from there."""
     copy, installed = tmp_path / "copy", tmp_path / "installed"

@@ -483,6 +483,7 @@ def test_a_name_with_tags_is_escaped():
 # ---- kill −9 ----
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("job", ["caching", "evaluating", "downloading"])
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(job, demo_train, tmp_path):
     assert fuzz_files.fuzz(job, kills=2, place=tmp_path) >= 1

@@ -399,7 +399,7 @@ def load_all(*first: str) -> tuple[str, dict[str, list[str]]]:
     return version, {line.split()[0]: line.split()[1:] for line in lines}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_shipped_model_loads_with_the_lowest_and_the_highest_keras():
     lowest = re.search(r'"keras>=([\d.]+),<', (ROOT / "pyproject.toml").read_text()).group(1) + ".0"
     folder = ROOT / "out" / f"keras-{lowest}"

@@ -67,7 +67,7 @@ def check_demo_figures(name: str, out: Path) -> None:
         assert (out / f"{figure}.png").stat().st_size > 10_000, figure
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", TINY)
 def test_papermill_runs_it_on_the_demo_set_with_tiny_settings(name, tmp_path):
     out = tmp_path / "out"

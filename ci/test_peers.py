@@ -55,6 +55,7 @@ def test_pgd_succeeds_on_the_same_recordings_as_theirs(posed):
     assert (successes_of(attack, problem, ours) != found).sum() <= 1
 
 
+@pytest.mark.nightly
 def test_apgd_is_no_weaker_than_theirs(posed):
     problem, ours, theirs = posed
     attack = art_attacks.AutoProjectedGradientDescent(

@@ -23,6 +23,7 @@ CHEAPER = {  # the command on the page -> what is run here in its place
     "python -m ecgnb evaluate baseline --data my_folder": " --suite results",
     "jupyter lab notebooks": " --version",
 }
+LONGEST = ("python -m ecgnb evaluate baseline --data my_folder",)
 ELSEWHERE = {  # run by other tests
     "bash ci/reproduce": "test_first_hour, test_notebooks",
     "bash ci/site": "test_site",
@@ -66,7 +67,9 @@ def checkout(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", CHEAPER)
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=pytest.mark.nightly) if c in LONGEST else c for c in CHEAPER]
+)
 def test_a_command_of_the_page_works_and_leaves_no_untracked_file(command, checkout):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(checkout), "TQDM_DISABLE": "1"}

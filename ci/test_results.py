@@ -158,7 +158,7 @@ def test_claims_on_leaky_runs_are_not_tested_on_the_test_fold():
     assert len(tested) == 3 and not any("original" in name for name in tested)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_notebook_6_compares_the_runs_of_any_folder(tmp_path):
     """Made-up reports stand in for every run."""
     results, out, rows = tmp_path / "results", tmp_path / "out", []

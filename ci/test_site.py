@@ -70,14 +70,14 @@ def site(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_links_lead_somewhere_images_have_a_text_and_nothing_is_fetched(site):
     faults, elsewhere = check(site)
     assert not faults
     assert any("arxiv.org" in address for address in elsewhere)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_notebook_and_page_is_there_and_is_found_by_search(site):
     sources = [*(ROOT / "notebooks").glob("*.ipynb"), *PAGES, ROOT / "README.md", ROOT / ".github" / "CHANGELOG.md"]
     made = [source.relative_to(ROOT).with_suffix(".html") for source in sources]
@@ -87,7 +87,7 @@ def test_every_notebook_and_page_is_there_and_is_found_by_search(site):
     assert '"fibril"' in index  # the stem of a word
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_reference_and_slides_are_made(site):
     cli = (site / "notebooks/reference/cli.html").read_text("utf-8")
     assert "--per-class" in cli and "Traceback" not in cli
@@ -200,13 +200,13 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("command", CHEAPER)
 def test_a_command_of_a_page_works(command, folder):
     assert run(shlex.split(command + CHEAPER[command]), folder)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_new_defence_of_the_page_runs_in_notebook_5(folder):
     (command,) = (c for c in commands(HOWTO / "own_defence.md") if c.startswith("papermill"))
     words = shlex.split(command)

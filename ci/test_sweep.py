@@ -161,7 +161,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(plan, tmp_path, monkeypa
     assert set(pd.read_csv(tmp_path / "runs" / "results.csv")["run"]) == {"two", "three"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_on_a_card_remakes_the_committed_run(tmp_path):
     """A short run on the demo set, by a worker of Dask where there is Dask.
 

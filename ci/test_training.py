@@ -44,7 +44,7 @@ def small(monkeypatch):
     return small_network()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_killed_with_sigkill_and_resumed_equals_the_unbroken_one(tmp_path, start, capsys):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
 
@@ -164,7 +164,7 @@ print("STEPS MATCH")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_step_on_two_devices_is_that_on_one():
     """The loss, the gradients of attacks, the weights, the statistics; also of rows that cannot be halved."""
     done = subprocess.run(
