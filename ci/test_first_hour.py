@@ -326,10 +326,8 @@ def test_reproduce_trains_what_is_shipped(tmp_path):
         shipped = json.loads((ROOT / "models" / f"{name}.json").read_text("utf-8"))
         settings = {key: given[notebook][key.upper()] for key in ("epochs", "seed", "precision")}
         settings |= overrides(given[notebook].get("OVERRIDES", ""))
-        config = training_config(name, **settings)
-        assert {key: getattr(config, key) for key in shipped if key != "recordings"} | {
-            "recordings": shipped["recordings"]
-        } == shipped
+        config = vars(training_config(name, **settings))
+        assert not [key for key, value in shipped.items() if key != "recordings" and config[key] != value]
 
 
 def test_reproduce_shows_a_bar_a_line_a_notebook_and_where_the_pictures_are(pair, tmp_path):

@@ -479,7 +479,11 @@ def test_a_notebook_trains_as_a_sweep_does(name, protocol, tmp_path):
         ("02_static", {"PROTOCOL": "original"}, ""),
         ("01_baseline", {"PROTOCOL": "original", "MODEL": "baseline"}, "baseline: trained under protocol leakfree"),
         ("03_adaptive", {"MODEL": "original-adaptive"}, "original-adaptive: trained under protocol original"),
-        ("02_static", {"PROTOCOL": "original", "EPOCHS": 1, "BASELINE": "baseline"}, "this run is of protocol original"),
+        (
+            "02_static",
+            {"PROTOCOL": "original", "EPOCHS": 1, "BASELINE": "baseline"},
+            "this run is of protocol original",
+        ),
         ("05_training", {"PROTOCOL": "original"}, "fast: trained under protocol leakfree"),
     ],
 )

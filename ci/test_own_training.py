@@ -167,7 +167,7 @@ def test_a_notebook_trains_it_too(own):
     # Its settings and history lie beside it, so that it cannot pass for a model of another protocol.
     found, history, name = notebook.load_or_train(None, str(own / "models" / "mine.keras"), own, source)
     assert same_layers(found, model) and len(history) == 1 and name == "mine"
-    with pytest.raises(EcgnbError, match="mine.keras: trained under protocol leakfree, this run is of protocol orig"):
+    with pytest.raises(EcgnbError, match=r"mine\.keras: trained under protocol leakfree, this run is of protocol orig"):
         notebook.load(own / "models" / "mine.keras", "original")
     assert same_layers(notebook.load(own / "mine.keras", "original"), model), "nobody knows how it was trained"
 

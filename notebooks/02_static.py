@@ -60,8 +60,8 @@ MODEL = MODEL or shipped_name("static", PROTOCOL)
 # uses the same ones for 75 epochs.
 #
 # Batch normalisation scales activations by their mean and variance. For predictions it uses stored values, the
-# **batch-norm statistics**. Notebook 3 explains why how they are collected is a setting, `statistics`. It follows from
-# `PROTOCOL`, as all settings that are not parameters above; `OVERRIDES` changes single ones.
+# **batch-norm statistics**. How they are collected is a setting, `statistics`; notebook 3 explains why. It follows from
+# `PROTOCOL`, as do all settings that are not parameters above. `OVERRIDES` changes single ones.
 
 # %% tags=["setup"]
 chosen = dict(

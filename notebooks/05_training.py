@@ -35,8 +35,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from ecgnb import notebook
-from ecgnb.data.leak import load_split
 from ecgnb.data.download import cache_dir
+from ecgnb.data.leak import load_split
 from ecgnb.evaluation import engine, suites
 from ecgnb.report import card, figures, runs
 from ecgnb.training.configuration import defence_name, overrides, shipped_name, training_config

@@ -56,5 +56,5 @@ def _of_classes(dataset: Dataset, y: np.ndarray) -> np.ndarray:
 def _joined(first: Dataset, second: Dataset) -> Dataset:
     """The recordings of two sets of the same kind, one after the other."""
     names = ("x", "y", "names", "lengths", "mean_mv", "sd_mv")
-    arrays = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
     return replace(first, **arrays, signals=(*first.signals, *second.signals))
