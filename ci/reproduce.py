@@ -11,8 +11,10 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from sweep import read_plan
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = ("SEED", "EPOCHS", "PRECISION", "OVERRIDES")  # of a plan of runs, that notebooks 1 to 3 have, too
 
 
 def parameters(mode: str, out: Path) -> dict[str, dict[str, object]]:
@@ -20,11 +22,13 @@ def parameters(mode: str, out: Path) -> dict[str, dict[str, object]]:
     runs: dict[str, dict[str, object]] = {source.stem: {} for source in sorted((ROOT / "notebooks").glob("0*.py"))}
     if mode == "full":
         trained = {name: str(out / f"models/{name}.keras") for name in ("baseline", "static", "adaptive")}
+        plan = read_plan(ROOT / "models" / "runs.csv")
+        for notebook, name in (("01_baseline", "baseline"), ("02_static", "static"), ("03_adaptive", "adaptive")):
+            runs[notebook] |= {key: plan[name][key] for key in SETTINGS if key in plan[name]}
         start = {"BASELINE": trained["baseline"]}
         runs["00_data"] |= {"FULL": True}
-        runs["01_baseline"] |= {"EPOCHS": 14}
-        runs["02_static"] |= {"EPOCHS": 75} | start
-        runs["03_adaptive"] |= {"EPOCHS": 150, "STATIC": trained["static"]} | start
+        runs["02_static"] |= start
+        runs["03_adaptive"] |= {"STATIC": trained["static"]} | start
         runs["04_evaluation"] |= {"COMPUTE": True, "OTHER_SEEDS": "", "MODELS": " ".join(trained.values())}
     if mode == "demo":
         del runs["06_results"]

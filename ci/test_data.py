@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import DEMO, balanced_index, class_weights, folds, load_data
+from ecgnb.data.leak import load_split
 from ecgnb.errors import EcgnbError
 
 
@@ -96,3 +97,31 @@ def test_the_demo_set_says_so_and_has_all_classes(demo_train):
     assert demo_train.source == DEMO and demo_train.title.startswith("DEMO (SYNTHETIC)")
     assert set(demo_train.y) == set(range(len(CLASSES)))
     assert np.isfinite(demo_train.x).all()
+
+
+@pytest.mark.parametrize("data", ["demo", pytest.param("physionet", marks=pytest.mark.real)])
+def test_the_arms_of_the_leak_experiment_differ_in_the_validation_recordings_alone(data):
+    validation, plain = (load_data(split, data=data) for split in ("validation", "train"))
+    leaky, held_out = (load_split("train", leak=arm, data=data) for arm in ("with", "without"))
+    n, own = len(plain), set(plain.names.tolist())
+    for arm in (leaky, held_out):
+        assert (arm.names[:n] == plain.names).all() and (arm.x[:n] == plain.x).all()
+    assert (leaky.names[n:] == validation.names).all() and (leaky.x[n:] == validation.x).all()
+    assert not own & set(validation.names.tolist()) and set(held_out.names[n:].tolist()) <= own
+    # The same classes in the same rows: so each epoch draws the same rows, and has as many steps.
+    assert (leaky.y == held_out.y).all() and (leaky.y[n:] == validation.y).all()
+    assert leaky.labels == held_out.labels == plain.labels and len(leaky.signals) == len(held_out.signals) == len(leaky)
+    watched = [load_split("dev", leak=arm, data=data) for arm in ("with", "without")]
+    assert all((dev.names == validation.names).all() for dev in watched)
+    assert [one.protocol for one in (leaky, held_out)] == [
+        "leakfree with the validation recordings",
+        "leakfree with training recordings repeated",
+    ]
+    assert load_split("train", data=data).protocol == "leakfree"
+
+
+def test_what_is_no_arm_of_the_leak_experiment_is_refused():
+    with pytest.raises(EcgnbError, match="LEAK='some': expected"):
+        load_split("train", leak="some", data="demo")
+    with pytest.raises(EcgnbError, match="protocol original has the leak already"):
+        load_split("train", leak="with", protocol="original", data="demo")

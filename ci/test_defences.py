@@ -17,6 +17,7 @@ from conftest import ROOT, small_network
 
 from ecgnb.attacks import cross_entropy, divergence
 from ecgnb.constants import CLASSES, FS
+from ecgnb.data.dataset import class_weights
 from ecgnb.models import network
 from ecgnb.models.classifier import softmax
 from ecgnb.models.keras_classifier import KerasClassifier
@@ -64,6 +65,20 @@ def test_an_epochs_mix_is_the_originals(demo_train):
     assert np.bincount(y[split("all-classes")[1]]).tolist() == [150, 150, 150, 23]
 
 
+def test_protocol_original_is_the_originals_recipe():
+    """The settings of the original study, and of the training of the weights that it started from."""
+    shared = dict(dropout=0.5, statistics="as_trained", select="last", redraw=False, class_power=1, label_smoothing=0)
+    shared |= dict(weight_decay=0, cosine=False, shift=False, amplitude=False, noise=0, mask_padding=False)
+    own = {
+        "baseline": dict(learning_rate=1e-3, plateau=True),
+        "static": dict(learning_rate=1e-4, plateau=False, steps=20, epochs=75),
+        "adaptive": dict(learning_rate=1e-4, plateau=False, steps=10, epochs=150),
+    }
+    for defence, settings in own.items():
+        config = training_config(defence, "original")
+        assert {name: getattr(config, name) for name in shared | settings} == shared | settings
+
+
 def perturbed_shares(config: TrainingConfig, model: keras.Model, dataset) -> list[float]:
     """For each class the share of an epoch's recordings that are perturbed."""
     defence = defences.BY_NAME[config.defence](config, dataset, KerasClassifier(model, 8), model)
@@ -84,11 +99,70 @@ def perturbed_shares(config: TrainingConfig, model: keras.Model, dataset) -> lis
         ("all-classes", [0.5] * 4),
         ("fast", [1.0] * 4),
         ("trades", [0.5] * 4),  # of rows: each recording is there twice, clean and attacked
+        ("control", [0, 0, 0, 0]),
     ],
 )
 def test_which_classes_are_attacked(defence, shares, small, demo_train):
     config = tiny(defence, shift=False, amplitude=False, noise=0)
     assert perturbed_shares(config, small, demo_train) == shares
+
+
+def test_the_control_trains_on_the_recordings_of_static_and_adaptive_and_attacks_none(small, demo_train):
+    def epoch(defence: str):
+        tested = defences.BY_NAME[defence](tiny(defence), demo_train, KerasClassifier(small, 8), small)
+        rng = np.random.default_rng(1)
+        return next(tested.chunks(tested.draw(rng), rng))
+
+    x, y = epoch("control")
+    assert {one.tobytes() for one in x} <= {one.tobytes() for one in demo_train.x}
+    for defence in ("static", "adaptive"):
+        attacked, labels = epoch(defence)
+        assert (labels == y).all()
+        differs = (attacked != x).any(axis=(1, 2))
+        assert differs.sum() == 3 and (y[differs] == AF).all()  # half of the AF drawn
+        assert np.abs(attacked.astype(float) - x).max() <= 0.2
+
+
+def test_class_weights_count_the_recordings_drawn_or_all_of_them(demo_train):
+    dataset = demo_train.take(np.argsort(demo_train.y, kind="stable")[6:])  # fewer AF than others
+
+    def weights(counts: str) -> list[float]:
+        seen: dict[int, float] = {}
+
+        def fit(x, y, weights, step_bar):
+            seen.update(zip(y.argmax(axis=1).tolist(), weights.tolist(), strict=True))
+            return 1.0
+
+        config = tiny("control", per_class=2, class_counts=counts)
+        loop.run_epoch(fit, defences.Control(config, dataset, None, None), np.random.default_rng(0), "")
+        return [seen[c] for c in range(len(CLASSES))]
+
+    assert weights("drawn") == [1, 1, 1, 1]
+    assert weights("all") == pytest.approx(class_weights(dataset.y)) and len(set(weights("all"))) > 1
+
+
+def test_the_learning_rate_is_cut_on_a_plateau_also_after_an_interruption(
+    small, demo_train, demo_dev, tmp_path, monkeypatch
+):
+    rates: list[float] = []
+
+    def run_epoch(fit, defence, rng, text):
+        rates.append(float(fit.optimizer.learning_rate))
+        if len(rates) == 5:
+            raise KeyboardInterrupt
+        return 1.0, demo_train.x[:8]  # the loss never falls
+
+    def fit_function(model, batch_size, copies):
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    monkeypatch.setattr(loop, "run_epoch", run_epoch)
+    monkeypatch.setattr(loop, "fit_function", fit_function)
+    config = training_config("baseline", "original", epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, demo_train, demo_dev, tmp_path)
+    loop.train(config, demo_train, demo_dev, tmp_path)
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5])  # the fifth epoch was begun twice
 
 
 @pytest.mark.parametrize("defence", ["static", "adaptive", "all-classes", "fast", "trades"])
@@ -348,7 +422,8 @@ def test_a_run_from_before_a_setting_existed_goes_on(small, demo_train, demo_dev
 
 
 @pytest.mark.parametrize(
-    ("defence", "expected"), [("baseline", 0.8), ("static", 0.6), ("adaptive", 0.6), *((name, 0.5) for name in LATER)]
+    ("defence", "expected"),
+    [("baseline", 0.8), *((name, 0.6) for name in ("static", "adaptive", "control")), *((name, 0.5) for name in LATER)],
 )
 def test_the_rule_by_which_an_epoch_is_selected(defence, expected):
     row = {

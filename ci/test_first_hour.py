@@ -29,6 +29,8 @@ from nbclient.exceptions import CellExecutionError
 from papermill import inspect_notebook
 from test_notebooks import check_demo_figures
 
+from ecgnb.training.configuration import overrides, training_config
+
 TINY = """\
 # %% [markdown]
 # # 7 · A small notebook
@@ -316,6 +318,16 @@ def test_papermill_with_an_output_path_and_for_help_is_as_it_always_is(checkout)
 def test_reproduce_gives_parameters_that_the_notebooks_have(mode, tmp_path):
     for name, given in reproduce.parameters(mode, tmp_path).items():
         assert set(given) <= set(inspect_notebook(ROOT / "notebooks" / f"{name}.ipynb")), name
+
+
+def test_reproduce_trains_what_is_shipped(tmp_path):
+    given = reproduce.parameters("full", tmp_path)
+    for notebook, name in (("01_baseline", "baseline"), ("02_static", "static"), ("03_adaptive", "adaptive")):
+        shipped = json.loads((ROOT / "models" / f"{name}.json").read_text("utf-8"))
+        settings = {key: given[notebook][key.upper()] for key in ("epochs", "seed", "precision")}
+        settings |= overrides(given[notebook].get("OVERRIDES", ""))
+        config = vars(training_config(name, **settings))
+        assert not [key for key, value in shipped.items() if key != "recordings" and config[key] != value]
 
 
 def test_reproduce_shows_a_bar_a_line_a_notebook_and_where_the_pictures_are(pair, tmp_path):

@@ -164,6 +164,12 @@ def test_a_notebook_trains_it_too(own):
     model, _, origin = notebook.load_or_train(config, "mine", own, source, start=str(own / "mine.keras"))
     assert origin == "shifted trained here for 1 epochs" and same_layers(model, own_network((9000, 1), 4))
     assert same_layers(load_model(own / "models" / "mine.keras"), model)
+    # Its settings and history lie beside it, so that it cannot pass for a model of another protocol.
+    found, history, name = notebook.load_or_train(None, str(own / "models" / "mine.keras"), own, source)
+    assert same_layers(found, model) and len(history) == 1 and name == "mine"
+    with pytest.raises(EcgnbError, match=r"mine\.keras: trained under protocol leakfree, this run is of protocol orig"):
+        notebook.load(own / "models" / "mine.keras", "original")
+    assert same_layers(notebook.load(own / "mine.keras", "original"), model), "nobody knows how it was trained"
 
 
 @pytest.mark.parametrize(

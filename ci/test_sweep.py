@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ecgnb.constants import CLASSES
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import About, Condition, Report
 from ecgnb.report.runs import RunResult, read_run, write_run
-from ecgnb.training.configuration import overrides
+from ecgnb.training.configuration import TrainingConfig, overrides, training_config
 
 PLAN = """name,DEFENCE,START,SEED,EPOCHS,DATA,SPLITS,OVERRIDES
 one,baseline,,3,1,demo,none,batch_size=64
@@ -69,10 +69,49 @@ def test_a_plan_that_is_not_there_is_named(tmp_path, capsys):
     assert "nowhere.csv: no plan to read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["runs", "ablation"])
+def configs(plan: str) -> dict[str, TrainingConfig]:
+    """name -> configuration of the runs of a plan of the repository."""
+    return {
+        name: training_config(
+            run["DEFENCE"], run.get("PROTOCOL", "leakfree"), epochs=run["EPOCHS"], **overrides(run.get("OVERRIDES", ""))
+        )
+        for name, run in sweep.read_plan(ROOT / "models" / f"{plan}.csv").items()
+    }
+
+
+@pytest.mark.parametrize("name", ["runs", "ablation", "long_runs", "sensitivity"])
 def test_the_plans_of_the_repository_can_be_read(name):
-    for run in sweep.read_plan(ROOT / "models" / f"{name}.csv").values():
-        assert isinstance(overrides(run.get("OVERRIDES", "")), dict)
+    assert configs(name)
+
+
+def test_long_runs_are_as_long_as_the_originals_and_differ_in_what_they_are_for():
+    found = configs("long_runs")
+    for defence in ("baseline", "static", "adaptive"):  # the original's recipe without its leak
+        (name,) = (name for name in found if name.startswith(f"original-recipe-{defence}"))
+        assert found[name] == training_config(defence, "original", epochs=found[name].epochs)
+    assert replace(found["control-150"], defence="adaptive") == found["adaptive-150"]
+    for name, config in found.items():
+        if config.defence in ("static", "adaptive", "control"):
+            assert config.epochs == (75 if config.defence == "static" else 150), name
+    plan = sweep.read_plan(ROOT / "models" / "long_runs.csv")
+    arms = {arm: [run for run in plan.values() if run.get("LEAK") == arm] for arm in ("with", "without")}
+    assert [run["SEED"] for run in arms["with"]] == ["2017", "2018", "2019"]
+    assert [run | {"LEAK": "without"} for run in arms["with"]] == arms["without"]
+
+
+def test_the_sensitivity_plan_changes_one_reading_at_a_time():
+    plan, found = sweep.read_plan(ROOT / "models" / "sensitivity.csv"), configs("sensitivity")
+    for reference in ("original-static-75", "original-adaptive-150"):
+        defence, readings = found[reference].defence, []
+        assert found[reference] == training_config(defence, "original")
+        for name, config in found.items():
+            if config.defence == defence and name != reference:
+                settings = asdict(found[reference])
+                changed = [key for key, value in asdict(config).items() if value != settings[key]]
+                changed += [key for key in ("START", "SEED", "PROTOCOL") if plan[name][key] != plan[reference][key]]
+                readings += changed
+                assert len(changed) == 1, name
+        assert sorted(readings) == ["START", "class_counts", "redraw", "select", "statistics"]
 
 
 def made_up_report() -> Report:

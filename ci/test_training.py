@@ -18,7 +18,7 @@ from keras import layers
 from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, pgd
 from ecgnb.errors import EcgnbError
-from ecgnb.models import network
+from ecgnb.models import files, network
 from ecgnb.models.files import save_model
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.training import defences, loop
@@ -190,18 +190,23 @@ def test_a_model_that_trains_is_attacked_with_its_current_weights(demo_dev, smal
     assert not np.allclose(before, after)
 
 
-@pytest.mark.parametrize(("defence", "begins"), [("baseline", False), ("fast", True)])
-def test_a_defence_starts_from_the_baseline_and_the_baseline_from_nothing(
-    defence, begins, monkeypatch, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("defence", "protocol", "begins"),
+    [("baseline", "leakfree", ""), ("fast", "leakfree", "baseline"), ("static", "original", "original-baseline")],
+)
+def test_a_defence_starts_from_its_protocols_baseline_and_the_baseline_from_nothing(
+    defence, protocol, begins, monkeypatch, tmp_path, capsys
 ):
-    given = {}
+    given = {"start": ""}
 
     def train(config, train_set, dev_set, folder, start, resume):
-        given.update(config=config, start=start)
+        given.update(config=config, start=start or "")
         return start, pd.DataFrame({"epoch": [1, 2], "criterion": [0.7, 0.6]})
 
     monkeypatch.setattr(loop, "train", train)
-    assert main(["train", defence, str(tmp_path), "--data", "demo", "--epochs", "2"]) == 0
-    assert given["config"].defence == defence and (given["start"] is not None) == begins
+    monkeypatch.setattr(files, "load_model", lambda name: name)
+    command = ["train", defence, str(tmp_path), "--data", "demo", "--epochs", "2", "--protocol", protocol]
+    assert main(command) == 0
+    assert given["config"].defence == defence and given["start"] == begins
     printed = capsys.readouterr().out
     assert "selected model" in printed and "best" in printed and "last" in printed

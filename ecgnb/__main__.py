@@ -142,7 +142,7 @@ def _add_train(commands: Any) -> None:
         "--start",
         default="",
         help="model to start from, of any architecture: "
-        "a name, a file, or package.module:function (a defence: baseline; baseline: none)",
+        "a name, a file, or package.module:function (a defence: the protocol's baseline; baseline: none)",
     )
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in the folder")
     _add_reading(parser)
@@ -157,7 +157,7 @@ def _add_train(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
     from ecgnb.models.files import load_model
-    from ecgnb.training.configuration import TrainingConfig, training_config
+    from ecgnb.training.configuration import TrainingConfig, shipped_name, training_config
     from ecgnb.training.loop import train
     from ecgnb.training.selection import best_and_last
 
@@ -167,7 +167,7 @@ def _train(options: argparse.Namespace) -> None:
     values.check_folder("folder", options.folder)
     how = {"protocol": options.protocol, "data": options.data, "reading": _reading(options)}
     train_set, dev_set = (load_data(split, **how) for split in ("train", "dev"))
-    name = options.start or ("" if config.defence == "baseline" else "baseline")
+    name = options.start or ("" if config.defence == "baseline" else shipped_name("baseline", options.protocol))
     start = load_model(name) if name else None
     _, history = train(config, train_set, dev_set, options.folder, start, resume=not options.fresh)
     print(best_and_last(history))
@@ -257,13 +257,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_text
     from ecgnb.models.devices import one_core_a_batch
+    from ecgnb.models.files import model_path
     from ecgnb.report.page import page
+    from ecgnb.report.runs import trained_under
     from ecgnb.report.tables import clean_table, headline
 
     seed = values.read("--seed", options.seed, 2017, values.SEED)
     values.check_folder("--out", options.out)
     one_core_a_batch()
-    dataset = load_data(options.split, data=options.data, reading=_reading(options))
+    # Recordings that the model was trained on must not pass for others.
+    protocol = "original" if trained_under(model_path(options.model)) == "original" else "leakfree"
+    dataset = load_data(options.split, protocol=protocol, data=options.data, reading=_reading(options))
     model, surrogate = _model_and_surrogate(options)
     dataset = dataset.with_classes(model.classifier.classes)
     threat = _threat(options, dataset)

@@ -6,6 +6,7 @@ import ast
 import base64
 import html
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -19,7 +20,8 @@ from matplotlib.figure import Figure
 
 from ecgnb import values
 from ecgnb.constants import CLASSES
-from ecgnb.data.dataset import Dataset, load_data
+from ecgnb.data.dataset import Dataset
+from ecgnb.data.leak import load_split, protocol_name
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import describe
 from ecgnb.evaluation.run import EvaluatedModel
@@ -29,6 +31,7 @@ from ecgnb.models.devices import describe_devices, one_core_a_batch
 from ecgnb.models.files import load_model, model_path, save_model
 from ecgnb.quiet import keras
 from ecgnb.report import style
+from ecgnb.report.runs import trained_under
 from ecgnb.training.configuration import TrainingConfig
 from ecgnb.training.loop import train
 
@@ -153,21 +156,39 @@ def load_or_train(
 
     What is trained is saved by that name in `folder`/models.
 
-    source : which recordings to train on: protocol, labels, data and bad, as in `load_data`; start : the model
+    source : which recordings to train on: protocol, labels, data, bad and leak, as in `load_split`; start : the model
     that a defence starts from.
     Returns the model, its training history (None if none lies beside it), and its name or how it was trained.
     """
+    protocol = protocol_name(source.get("protocol", "leakfree"), source.get("leak", ""))
     if config is None:
-        path = resolve(name)
-        csv = path.with_suffix(".csv")
+        csv = Path(resolve(name)).with_suffix(".csv")
         history = pd.read_csv(csv) if csv.exists() else None
-        return load_model(path), history, Path(name).stem
-    train_set, dev_set = (load_data(split, **source) for split in ("train", "dev"))
-    origin = None if config.defence == "baseline" else load_model(resolve(start))
+        return load(name, protocol), history, Path(name).stem
+    origin = None if config.defence == "baseline" else load(start, protocol)
+    train_set, dev_set = (load_split(split, **source) for split in ("train", "dev"))
     run = folder / "runs" / config.defence
     model, history = train(config, train_set, dev_set, run, origin, resume)
-    save_model(model, folder / "models" / f"{Path(name).stem}.keras")
+    saved = folder / "models" / f"{Path(name).stem}.keras"
+    save_model(model, saved)
+    shutil.copy(run / "history.csv", saved.with_suffix(".csv"))
+    shutil.copy(run / "config.json", saved.with_suffix(".json"))
     return model, history, f"{config.defence} trained here for {config.epochs} epochs"
+
+
+def load(name: str | Path, protocol: str) -> keras.Model:
+    """A shipped model, or one of the user's, for a notebook that runs under a protocol.
+
+    Raises EcgnbError if the settings beside its file say that it was trained under another: its results would bear a
+    wrong label, or those of `leakfree` would come from a model that was trained on the validation recordings.
+    """
+    found = trained_under(resolve(name))
+    if found not in ("", "own", protocol):
+        raise EcgnbError(
+            f"{name}: trained under protocol {found}, this run is of protocol {protocol}; "
+            "change PROTOCOL, or give a model of it"
+        )
+    return load_model(resolve(name))
 
 
 def show(figure: Figure, path: Path, source: About | Report | dict[str, Any], alt: str, **numbers: Any) -> None:

@@ -18,10 +18,9 @@ PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with 
 LABELS = ""  # labels "v0", "v2" or "v3", to train and evaluate with; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to evaluate on: "validation" (300), or "test" (1,198; 99 MB)
-MODEL = "baseline"  # a shipped model, or a path (relative: from the repository's root)
+MODEL = ""  # a shipped model, or a path (relative: from the repository's root); "" is the protocol's own
 EPOCHS = 0  # 0: use MODEL; more: train that many epochs
-LEARNING_RATE = 2e-3  # of training, at its peak
-DROPOUT = 0.2  # of training; the original's is 0.5
+OVERRIDES = ""  # settings of training that differ from the protocol's, as in models/ablation.csv
 BATCH_SIZE = 32  # recordings a step, in training and attack
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
 EPSILON = 0.2  # L∞ budget, z-units
@@ -43,8 +42,10 @@ from ecgnb.evaluation.engine import describe, from_keras
 from ecgnb.evaluation.suites import notebook_suite, pgd_attack
 from ecgnb.models.classifier import softmax
 from ecgnb.report import figures, tables
+from ecgnb.training.configuration import overrides, shipped_name
 
 out = notebook.start(OUT)
+MODEL = MODEL or shipped_name("baseline", PROTOCOL)
 
 # %% [markdown]
 # ## The model
@@ -56,16 +57,17 @@ out = notebook.start(OUT)
 # The attack uses logits, not probabilities. The gradient of a saturated softmax is almost zero. Then an attack fails
 # although the network is not robust; this is called gradient masking (Athalye et al. 2018).
 #
-# `PROTOCOL = "original"` changes the labels, the data and some settings of training, but not `MODEL`, `DROPOUT` and
-# `LEARNING_RATE`. To come close to the original study, set these, too (here and in notebooks 2 and 3).
+# `PROTOCOL` decides all settings of training that are not parameters above, in notebooks 2 and 3 as well. `"original"`
+# takes the original study's recordings, labels and settings, and the model `original-baseline`. `OVERRIDES` changes
+# single settings.
+
+# %% tags=["setup"]
+chosen = dict(epochs=EPOCHS, batch_size=BATCH_SIZE, precision=PRECISION, seed=SEED) | overrides(OVERRIDES)
+config = training_config("baseline", PROTOCOL, **chosen) if EPOCHS else None
 
 # %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
 dataset = load_data(SPLIT, **source)
-overrides = dict(
-    epochs=EPOCHS, learning_rate=LEARNING_RATE, dropout=DROPOUT, batch_size=BATCH_SIZE, precision=PRECISION, seed=SEED
-)
-config = training_config("baseline", PROTOCOL, **overrides) if EPOCHS else None
 model, history, name = notebook.load_or_train(config, MODEL, out, source, resume=RESUME)
 print(dataset.title, "·", name)
 

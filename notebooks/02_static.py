@@ -8,8 +8,9 @@
 # [glossary](course/glossary.md).
 #
 # **You need** about 40 minutes, and 40 more for the exercises. The machine needs about two minutes on two cores with
-# the shipped model (`EPOCHS = 0`). `EPOCHS = 75` trains as long as the original did, with other settings: about 30
-# seconds an epoch, and the 99 MB training archive. Training that fits into a lesson is in notebook 3.
+# the shipped model (`EPOCHS = 0`). `EPOCHS = 75` trains as long as the original did: about 30 seconds an epoch, and the
+# 99 MB training archive. With `PROTOCOL = "original"` it also trains as the original did. Training that fits into a
+# lesson is in notebook 3.
 
 # %% tags=["parameters"]
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
@@ -17,12 +18,10 @@ PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with 
 LABELS = ""  # labels "v0", "v2" or "v3", to train and evaluate with; "" is the protocol's own
 BAD = "error"  # a bad recording stops the run ("error"), or is left out and counted ("skip")
 SPLIT = "validation"  # recordings to evaluate on: "validation" (300), or "test" (1,198; 99 MB)
-BASELINE = "baseline"  # a shipped model, or a path (relative: from the repository's root)
-MODEL = "static"  # a shipped model, or a path (relative: from the repository's root)
+BASELINE = ""  # a shipped model, or a path (relative: from the repository's root); "" is the protocol's own
+MODEL = ""  # a shipped model, or a path (relative: from the repository's root); "" is the protocol's own
 EPOCHS = 0  # 0: use MODEL; more: train that many epochs from BASELINE (the original: 75)
-LEARNING_RATE = 1e-4  # of training (Adam)
-DROPOUT = 0.0  # of training; the original's is 0.5
-STATISTICS = "recomputed"  # batch-norm statistics: "recomputed", or "as_trained" (the original's)
+OVERRIDES = ""  # settings of training that differ from the protocol's, as in models/ablation.csv
 PER_CLASS = 300  # most recordings of each class in an epoch; half of the AF are attacked
 BATCH_SIZE = 32  # recordings a step, in training and attack
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
@@ -41,14 +40,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgnb import Threat, evaluate, load_data, load_model, named_model, notebook, pgd, training_config
+from ecgnb import Threat, evaluate, load_data, named_model, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation.engine import describe, from_keras
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.report import figures, tables
+from ecgnb.training.configuration import overrides, shipped_name
 from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
+BASELINE = BASELINE or shipped_name("baseline", PROTOCOL)
+MODEL = MODEL or shipped_name("static", PROTOCOL)
 
 # %% [markdown]
 # ## The training configuration
@@ -58,15 +60,12 @@ out = notebook.start(OUT)
 # uses the same ones for 75 epochs.
 #
 # Batch normalisation scales activations by their mean and variance. For predictions it uses stored values, the
-# **batch-norm statistics**. Notebook 3 explains why `STATISTICS` is a setting. `PROTOCOL = "original"` leaves it,
-# `DROPOUT` and `BASELINE` as they are set above.
+# **batch-norm statistics**. How they are collected is a setting, `statistics`; notebook 3 explains why. It follows from
+# `PROTOCOL`, as do all settings that are not parameters above. `OVERRIDES` changes single ones.
 
 # %% tags=["setup"]
-overrides = dict(
+chosen = dict(
     epochs=EPOCHS,
-    learning_rate=LEARNING_RATE,
-    dropout=DROPOUT,
-    statistics=STATISTICS,
     per_class=PER_CLASS,
     batch_size=BATCH_SIZE,
     precision=PRECISION,
@@ -76,7 +75,7 @@ overrides = dict(
     target=TARGET,
     seed=SEED,
 )
-config = training_config("static", PROTOCOL, **overrides) if EPOCHS else None
+config = training_config("static", PROTOCOL, **chosen | overrides(OVERRIDES)) if EPOCHS else None
 
 # %% tags=["setup"]
 source = dict(protocol=PROTOCOL, labels=LABELS, data=DATA, bad=BAD)
@@ -97,7 +96,7 @@ print(dataset.title, "·", name)
 
 # %%
 histories = {"static": history} if history is not None else {}
-column = "last" if PROTOCOL == "original" else "best"
+column = (config or training_config("static", PROTOCOL)).select
 selected = {key: int(best_and_last(h).loc["epoch", column]) for key, h in histories.items()}
 fold = dataset.title.split(",")[0] + ", dev fold"
 figure = figures.learning_curves(histories, fold, selected)
@@ -117,7 +116,7 @@ notebook.show(figure, out / "static_learning_curves.png", about, alt, selected=s
 # %% tags=["setup"]
 threat = Threat("A", TARGET, EPSILON, mask_padding=PROTOCOL == "leakfree")
 attack = pgd_attack(MAX_ITER, EPS_STEP / EPSILON if EPSILON else 0.1)
-baseline = from_keras(load_model(notebook.resolve(BASELINE)), Path(BASELINE).stem, BATCH_SIZE)
+baseline = from_keras(notebook.load(BASELINE, PROTOCOL), Path(BASELINE).stem, BATCH_SIZE)
 static = from_keras(model, name, BATCH_SIZE)
 af = dataset.of_class("A")
 

@@ -16,13 +16,14 @@
 DATA = "auto"  # "auto", "physionet", "demo" (synthetic), or a folder with the challenge's files
 PROTOCOL = "leakfree"  # "leakfree", or "original" (the published study's, with its leak)
 SPLITS = "validation"  # recordings to evaluate on, split by spaces: validation, test; or "none"
-DEFENCE = "fast"  # with EPOCHS: baseline, static, adaptive, all-classes, fast, trades, or package.module:Class
-START = ""  # to start from: a shipped model, a .keras file, package.module:function; "": baseline, for it none
+DEFENCE = "fast"  # with EPOCHS: baseline, static, adaptive, all-classes, fast, trades, control, or package.module:Class
+START = ""  # to start from: a shipped model, a .keras file, package.module:function; "": the protocol's baseline
 MODEL = "fast"  # the shipped model to look at, if EPOCHS is 0
 EPOCHS = 0  # 0: look at MODEL; more: train that many epochs
 SEED = 2017  # of training, bootstrap and noise
 PRECISION = "float32"  # of training: "float32" or "bfloat16"
 OVERRIDES = ""  # settings that differ from the defence's own, as in models/ablation.csv
+LEAK = ""  # leak experiment: train "with" or "without" the 300 validation recordings; "": no experiment
 NAME = ""  # of the run; "" is MODEL's or DEFENCE's
 REMAKE = ""  # command that makes the model again, for its card; "" is this notebook's
 RESUME = True  # continue from the checkpoint of an interrupted training
@@ -34,11 +35,11 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from ecgnb import notebook
-from ecgnb.data.dataset import load_data
 from ecgnb.data.download import cache_dir
+from ecgnb.data.leak import load_split
 from ecgnb.evaluation import engine, suites
 from ecgnb.report import card, figures, runs
-from ecgnb.training.configuration import defence_name, overrides, training_config
+from ecgnb.training.configuration import defence_name, overrides, shipped_name, training_config
 
 out = notebook.start(OUT)
 name = NAME or (defence_name(DEFENCE) if EPOCHS else MODEL)
@@ -56,16 +57,20 @@ name = NAME or (defence_name(DEFENCE) if EPOCHS else MODEL)
 # | fast | all, untargeted, by one step from a random start | the current ones, every batch | Wong et al. 2020 |
 # | trades | all, away from their clean prediction | the current ones, every batch | Zhang et al. 2019 |
 #
+# `control` is no defence: it trains on the recordings of static and adaptive, and attacks none. What it changes is not
+# due to attacks.
+#
 # A configuration is data: a defence, its settings and a seed. It is written beside the weights.
 
 # %%
 chosen = dict(epochs=EPOCHS, seed=SEED, precision=PRECISION) | overrides(OVERRIDES)
 config = training_config(DEFENCE, PROTOCOL, **chosen) if EPOCHS else None
-source = dict(protocol=PROTOCOL, data=DATA)
+source = dict(protocol=PROTOCOL, data=DATA, leak=LEAK)
 splits = [] if SPLITS == "none" else SPLITS.split()
-datasets = {split: load_data(split, **source) for split in splits or ["dev"]}
+datasets = {split: load_split(split, **source) for split in splits or ["dev"]}
+start = START or shipped_name("baseline", PROTOCOL)
 model, history, origin = notebook.load_or_train(
-    config, name if EPOCHS else MODEL, out, source, start=START or "baseline", resume=RESUME
+    config, name if EPOCHS else MODEL, out, source, start=start, resume=RESUME
 )
 trained = out / "runs" / config.defence if EPOCHS else notebook.resolve(MODEL)
 _, settings, selected = runs.read_training(trained)
@@ -120,7 +125,7 @@ ends.drop(index="loss").astype(float).round(3)
 # training started from. Then recordings of every class are attacked, untargeted.
 
 # %%
-start = START or ("" if settings["defence"] == "baseline" else "baseline")
+start = START or ("" if settings["defence"] == "baseline" else shipped_name("baseline", PROTOCOL))
 surrogate = engine.named_model(notebook.resolve(start)) if start else None
 suite = suites.results_suite(transferred=bool(start))
 how = dict(surrogate=surrogate, cache=cache_dir() / "attacks", seed=SEED, progress=True)
@@ -134,7 +139,7 @@ reports = {split: engine.evaluate(evaluated, datasets[split], suite, **how) for 
 
 # %%
 given = dict(DEFENCE=DEFENCE, EPOCHS=EPOCHS, PROTOCOL=PROTOCOL, START=START, DATA=DATA)
-given |= dict(SEED=SEED, PRECISION=PRECISION, OVERRIDES=OVERRIDES)
+given |= dict(SEED=SEED, PRECISION=PRECISION, OVERRIDES=OVERRIDES, LEAK=LEAK)
 words = [f"-p {key} '{value}'" for key, value in given.items() if value]
 command = " ".join(["papermill notebooks/05_training.ipynb out/05_training.ipynb", *words])
 if not EPOCHS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ class RunResult:
 
     @property
     def protocol(self) -> str:
-        """ "original" if the validation recordings are among those that it was trained on, else "leakfree"."""
-        return "original" if "protocol original" in self.config["recordings"] else "leakfree"
+        """The protocol that it was trained under."""
+        return protocol_of(self.config)
 
 
 def run_result(
@@ -101,6 +102,24 @@ def read_training(path: Path) -> tuple[pd.DataFrame, dict[str, Any], int]:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         remedy = "name a shipped model, or one with both files beside it"
         raise EcgnbError(f"{files[0]}, {files[1].name}: no history and settings of a training; {remedy}") from error
+
+
+def protocol_of(settings: dict[str, Any]) -> str:
+    """The protocol of the recordings that a run was trained on, by its settings; "" if they do not say.
+
+    >>> protocol_of({"recordings": "CinC 2017, train, labels v0, protocol original, 8528 recordings"})
+    'original'
+    """
+    found = re.search(r", protocol (.+), \d+ recordings$", settings["recordings"])
+    return found[1] if found else ""
+
+
+def trained_under(model: str | Path) -> str:
+    """The protocol that a model was trained under, by the settings beside its file; "" if they are not there."""
+    try:
+        return protocol_of(json.loads(Path(model).with_suffix(".json").read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_table(path: Path) -> pd.DataFrame:

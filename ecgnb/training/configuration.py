@@ -16,6 +16,7 @@ DEFENCES = {
     "all-classes": "half of every class attacked, untargeted, anew every epoch (Madry et al. 2018)",
     "fast": "all attacked by one step from a random start, every batch (Wong et al. 2020)",
     "trades": "all trained for the same prediction clean and attacked, every batch (Zhang et al. 2019)",
+    "control": "no defence: the recordings of static and adaptive, none attacked",
 }
 EPOCHS = {  # the original's for its own two
     "baseline": 24,
@@ -24,6 +25,7 @@ EPOCHS = {  # the original's for its own two
     "all-classes": 20,
     "fast": 20,
     "trades": 8,
+    "control": 150,
 }
 
 
@@ -53,7 +55,11 @@ class TrainingConfig:
     weight_decay: float = _setting(0.0, "of AdamW; 0 is Adam", ">= 0")
     label_smoothing: float = _setting(0.0, "share of the label spread over all classes", ">= 0 and < 1")
     cosine: bool = _setting(False, "warm up over 5 %% of the steps, then decay to zero along a cosine")
+    plateau: bool = _setting(False, "cut the learning rate by ten after two epochs without a lower training loss")
     class_power: float = _setting(1.0, "class weights are 1 / count**power", ">= 0 and <= 10")
+    class_counts: str = _setting(
+        "drawn", "recordings whose classes are counted: drawn (for the epoch), or all (of training)", ("drawn", "all")
+    )
     shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
     amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
     noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units", ">= 0 and <= 1000")
@@ -83,6 +89,8 @@ class TrainingConfig:
         for setting in fields(self):
             object.__setattr__(self, setting.name, read_setting(setting, getattr(self, setting.name)))
         _ = self.class_threat  # raises for a class that is attacked towards itself
+        if self.cosine and self.plateau:
+            raise EcgnbError("plateau=True: a cosine sets the learning rate already; give cosine=false")
 
     @property
     def step(self) -> float:
@@ -135,21 +143,32 @@ def overrides(text: str) -> dict[str, Any]:
     return settings
 
 
+def shipped_name(defence: str, protocol: str) -> str:
+    """The name of the shipped model that was trained by a defence under a protocol.
+
+    >>> shipped_name("baseline", "leakfree"), shipped_name("baseline", "original")
+    ('baseline', 'original-baseline')
+    """
+    return f"original-{defence}" if protocol == "original" else defence
+
+
 def training_config(defence: str, protocol: str = "leakfree", **overrides: Any) -> TrainingConfig:
     """The configuration of a defence under a protocol; `overrides` replace any field.
 
     `original` keeps the original's settings: one fixed draw, dropout 0.5 with batch-norm statistics as trained
-    under it, padding attacked, the last epoch. `leakfree` takes what works on dev. Defences of later papers
+    under it, padding attacked, the last epoch. The weights that the original started from were trained with Adam at
+    1e-3, cut by ten on a plateau (Andreotti et al. 2017). `leakfree` takes what works on dev. Defences of later papers
     start from the settings of the original's two, so that what differs is the defence; but TRADES takes β 1, since
     with its paper's 6 this network soon predicts normal for everything.
     """
     values.read("protocol", protocol, "leakfree", ("leakfree", "original"))
     defence = defence_name(defence)
-    config = TrainingConfig(defence, EPOCHS.get(defence, 1))
+    config = TrainingConfig(defence, EPOCHS.get(defence, 1), steps=20 if defence == "static" else 10)
     if protocol == "original":
         config = replace(
             config,
             learning_rate=1e-3 if defence == "baseline" else config.learning_rate,
+            plateau=defence == "baseline",
             dropout=0.5,
             redraw=False,
             statistics="as_trained",

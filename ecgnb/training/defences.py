@@ -183,6 +183,17 @@ class Static(Adaptive):
         return np.stack([self.stored[i] for i in rows])
 
 
+class Control(Adaptive):
+    """The no-attack control of `Adaptive`: the same recordings in the same order, none of them attacked.
+
+    What it changes is due to the balanced draw and to training on; only what `Adaptive` changes beyond it is due to the
+    attacks. Selected: by the same rule.
+    """
+
+    def adversarial(self, rows, rng):
+        return self.train_set.x[rows]
+
+
 class AllClasses(HalfAttacked):
     """Adversarial training on every class (Madry et al. 2018, arXiv 1706.06083).
 
@@ -270,6 +281,7 @@ BY_NAME: dict[str, type[Defence]] = {
     "all-classes": AllClasses,
     "fast": Fast,
     "trades": Trades,
+    "control": Control,
 }
 
 
