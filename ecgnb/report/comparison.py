@@ -97,7 +97,7 @@ class Claim(NamedTuple):
 CLAIMS = [
     Claim((before, "clean"), (after, "clean"), measure)
     for before, after, measure in (
-        ("baseline-as-published", "original-baseline", "AF F1"),  # the leak
+        ("baseline-as-published", "original-baseline", "AF F1"),  # with the leak and without, and other differences
         ("baseline-as-published", "original-baseline", "challenge score"),
         ("baseline", "adaptive", "AF F1"),
         ("baseline", "adaptive-as-published", "AF F1"),
@@ -185,9 +185,7 @@ def original_table(results: Mapping[str, RunResult], split: str = "validation") 
 
 def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     """Scores of one model, as on its card: a column for each split."""
-    chosen: Measures = CLEAN | ATTACKED | {
-        "robust recall, transferred PGD-20": ("transferred", "robust_recall")
-    }
+    chosen: Measures = CLEAN | ATTACKED | {"robust recall, transferred PGD-20": ("transferred", "robust_recall")}
     heads = {}
     for split, report in reports.items():
         symbol, (attacked, _) = report.threat["attack_class"], threat_classes(report)
@@ -212,8 +210,8 @@ def own_measures(report: Report) -> Measures:
 def claims_table(results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
     """Claims as paired differences on the same recordings, with bootstrap intervals; p adjusted by Holm for all rows.
 
-    "epochs": how long the runs were trained, in the order of the comparison. Claims on runs that were not evaluated on this split are left out. So are, on the test fold, those on runs of
-    protocol "original", which were trained on it.
+    "epochs": how long the runs were trained, in the order of the comparison. Claims on runs that were not evaluated on
+    this split are left out. So are, on the test fold, those on runs of protocol "original", which were trained on it.
     """
     reports = {
         name: result.reports[split]

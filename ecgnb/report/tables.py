@@ -205,8 +205,8 @@ def headline(report: Report) -> dict[str, str]:
         lines[median] = found[median]
     if report.certification:
         radius = CERTIFIED_RADII[-1]
-        found = certified_recall(report.certification, radius)
-        lines[f"certified recall at L2 radius {radius:g} z-units"] = with_counts(found)
+        certified = certified_recall(report.certification, radius)
+        lines[f"certified recall at L2 radius {radius:g} z-units"] = with_counts(certified)
     if report.checks:
         failed, open_ = (sum(check.verdict == verdict for check in report.checks) for verdict in ("fail", "undecided"))
         lines["checks that fail"] = f"{failed} of {len(report.checks)}" + (f", {open_} undecided" if open_ else "")
