@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import controls
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from sklearn.metrics import roc_auc_score
 from test_notebooks import FIGURES, papermill
-from test_tables import LABELS, made_report
+from test_tables import LABELS, STUDY, made_condition, made_report
 
 from ecgnb import metrics
 from ecgnb.errors import EcgnbError
@@ -18,7 +20,15 @@ from ecgnb.files import array_digest
 from ecgnb.report import comparison
 from ecgnb.report.card import card
 from ecgnb.report.comparison import Claim
-from ecgnb.report.runs import RunResult, best_and_last, read_run, read_runs, run_result, write_run
+from ecgnb.report.runs import (
+    RunResult,
+    best_and_last,
+    read_controls,
+    read_run,
+    read_runs,
+    run_result,
+    write_run,
+)
 from ecgnb.report.tables import markdown
 from ecgnb.training.configuration import DEFENCES
 
@@ -67,7 +77,7 @@ def test_a_card_says_what_was_selected_and_how_to_make_it_again():
     assert "| selected epoch | 1 of 2: the best on dev" in text
     assert "the weights of first |" in text and "/somewhere" not in text
     assert "```bash\nmake it\n```" in text and "beta 6.0" in text
-    assert "| AF recall, PGD-20 | 0.40 [0.22, 0.61] | 0.40 [0.22, 0.61] |" in text
+    assert "| robust recall, PGD-20 | 0.40 [0.22, 0.61] | 0.40 [0.22, 0.61] |" in text
     assert "validation (65 recordings, 20 AF)" in text
     last = card(made_run("static", select="last"), "", "")
     assert "| selected epoch | 2 of 2: the last" in last and "random weights" in last
@@ -80,16 +90,39 @@ def test_the_results_table_has_a_dash_for_what_an_archived_run_lacks():
     table = comparison.results_table(results, "validation")
     assert table["normal as AF, noise"].tolist() == ["—", "0.10 [0.03, 0.26]"]
     assert comparison.results_table(results, "test").index.tolist() == ["static"]
-    assert list(table) == list(comparison.MEASURES)
+    assert list(table) == ["epochs", *comparison.MEASURES] and table["epochs"].tolist() == ["1 of 2"] * 2
+
+
+def test_what_the_attack_itself_makes_af_is_not_robust():
+    """Of the first four AF, two are correct when clean. The attack makes one of them O, and one of the others AF."""
+    clean = "AANN" + LABELS[4:]
+    report = made_report(clean=clean)
+    condition = made_condition(clean, "AOAN" + LABELS[4:], "PGD-20", "attack", STUDY)
+    report.conditions["pgd20"] = condition
+    found = {title: comparison.measure(report, *which) for title, which in comparison.ATTACKED.items()}
+    assert condition.scores["recall"]["A"]["count"] == 18
+    assert found[comparison.BOTH]["count"] == 17 and found[comparison.BOTH]["n"] == 20
+    assert found["robust recall, PGD-20"]["count"] == 18  # class O is not what the attack aims at
 
 
 def test_the_originals_figures_stand_where_they_belong():
     results = {"static": made_run("static"), "original-static": made_run("x", "static", "original")}
+    recomputed = made_report(left=12)
+    results["original-static-recomputed"] = made_run("x", reports={"validation": recomputed})
     table = comparison.original_table(results)
     assert table.loc[("static", "transferred PGD-20"), "published"] == "0.91"
     assert table.loc[("adaptive", "clean")].tolist() == ["0.87", "—", "—"]
     ours = table.loc[("static", "white-box PGD-20")]
-    assert ours.iloc[0] == "—" and ours.iloc[1] == ours.iloc[2] != "—"
+    assert [text[:4] for text in ours] == ["—", "0.57", "0.75"]
+
+
+def test_only_what_is_made_later_may_be_absent(tmp_path):
+    assert not any(name.endswith("-recomputed") for name in comparison.presented(tmp_path))
+    (tmp_path / "original-static-recomputed.json").touch()
+    assert set(comparison.PRESENTED) - set(comparison.presented(tmp_path)) == {
+        "original-baseline-recomputed",
+        "original-adaptive-recomputed",
+    }
 
 
 def test_a_paired_difference_is_that_of_the_scores_and_its_interval_covers_it():
@@ -119,17 +152,17 @@ def test_claims_are_tested_on_pairs():
     results = {"a": made_run("a"), "b": made_run("b")}
     claims = [
         Claim(("a", "clean"), ("b", "clean"), "AF F1"),
-        Claim(("a", "clean"), ("b", "pgd20"), "AF recall"),
+        Claim(("a", "clean"), ("b", "pgd20"), comparison.BOTH),
         Claim(("a", "clean"), ("not run", "clean"), "AF F1"),
         Claim(("a", "clean"), ("a", "not computed"), "AF F1"),
     ]
     table = comparison.claims_table(results, "validation", claims)
-    assert table.index.tolist() == [("b − a, clean", "AF F1"), ("b − a, clean", "AF recall")]
+    assert table.index.tolist() == [("b − a, clean", "AF F1"), ("b − a, clean", comparison.BOTH)]
     same, attacked = table.iloc[0], table.iloc[1]
-    assert same.tolist() == ["+0.00", "1", "1", "no difference shown"]
+    assert same.tolist() == ["2, 2", "+0.00 [—]", "1", "1", "no difference shown"]
     assert attacked["difference"].startswith("-0.60")
     # A bootstrap of 2,000 draws shows no smaller p than 0.001; two tests double it.
-    assert attacked.tolist()[1:] == ["≤ 0.001", "≤ 0.002", "reduces AF recall"]
+    assert attacked.tolist()[2:] == ["≤ 0.001", "≤ 0.002", "lower"]
 
 
 def test_a_difference_has_a_direction_only_where_it_is_shown():
@@ -140,11 +173,11 @@ def test_a_difference_has_a_direction_only_where_it_is_shown():
     results = {"few": run(4), "some": run(5), "many": run(18)}
 
     def verdict(before: str, after: str) -> str:
-        claim = Claim((before, "clean"), (after, "clean"), "AF recall")
+        claim = Claim((before, "clean"), (after, "clean"), comparison.BOTH)
         return comparison.claims_table(results, "test", [claim])["verdict"].item()
 
-    assert verdict("few", "many") == "raises clean AF recall"
-    assert verdict("many", "few") == "reduces clean AF recall"
+    assert verdict("few", "many") == "higher"
+    assert verdict("many", "few") == "lower"
     assert verdict("few", "some") == "no difference shown"
 
 
@@ -220,7 +253,7 @@ def test_the_ablation_tells_what_a_change_does_and_whether_it_was_adopted():
         "r1": ("", 0.80),
         "a": ("dropout=0.5", 0.70),
         "r2": ("", 0.82),
-        "b": ("noise=0", 0.83),
+        "b": ("noise=0", 0.825),
         "c": ("averaging=0.999", 0.84),  # a setting that training no longer has
     }
     table = pd.DataFrame(
@@ -229,9 +262,61 @@ def test_the_ablation_tells_what_a_change_does_and_whether_it_was_adopted():
         for measure in ("challenge_score", "f1_A")
     )
     found = comparison.ablation_table(table, {"dropout": 0.2, "noise": 0.0})
-    assert found["difference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.020", "+0.030"]
+    assert found["difference"].tolist() == ["-0.010", "+0.010", "-0.110", "+0.015", "+0.030"]
+    # The references differ by 0.02.
+    assert found["verdict"].tolist() == ["no difference shown"] * 2 + ["lower", "no difference shown", "higher"]
     assert found["adopted"].tolist() == ["yes", "yes", "no", "yes", "no"]
     assert found.index[0] == "reference, run 1"
+
+
+def made_controls(clean: list[bool], attacked: list[bool]) -> dict:
+    one, other = np.array(clean), np.array(attacked)
+    rates = {"clean": metrics.rate(one), "attacked": metrics.rate(other)}
+    share = metrics.rate(one)
+    return {"other_as_af": rates, "difference": metrics.compare_rates(one, other)} | {
+        "auroc": {"value": 0.9, "ci95": [0.8, 1.0]},
+        "recall_at_specificity": share,
+    }
+
+
+def test_the_controls_show_counts_and_a_paired_test():
+    few, many = [True] * 2 + [False] * 18, [False, True] + [True] * 12 + [False] * 6
+    table = comparison.controls_table({"baseline": made_controls(few, few), "static": made_controls(few, many)})
+    row = table.loc["static"].tolist()
+    assert row[:2] == ["2 of 20", "13 of 20"] and row[2].startswith("+0.55 [")
+    assert float(row[3]) == pytest.approx(2 * 2 * 14 / 2**13, rel=0.05)  # 12 against 1; two rows
+    assert table.loc["baseline"].tolist()[2:4] == ["+0.00 [—]", "1"]
+
+
+def test_memorising_is_a_difference_between_training_and_held_out_recordings():
+    share = {name: metrics.rate(np.arange(104) < n) for name, n in (("clean", 98), ("transferred", 102), ("pgd20", 63))}
+    held_out = share | {"clean": metrics.rate(np.arange(104) < 89)}
+    table = comparison.memorising_table({"train": share, "test": held_out})
+    assert table.loc["recordings of its training", "transferred PGD-20"].endswith("(102 of 104)")
+    assert table.loc["difference", "clean"] == "+0.09 [+0.00, +0.17]"
+    assert table.loc["difference", "white-box PGD-20"].startswith("+0.00 [-")
+
+
+def test_controls_that_cannot_be_read_are_named_with_the_remedy(tmp_path):
+    assert read_controls(tmp_path) == {}
+    (tmp_path / "controls.json").write_text("{")
+    with pytest.raises(EcgnbError, match=r"controls\.json: cannot be read.*ci/controls\.py"):
+        read_controls(tmp_path)
+
+
+def test_the_area_under_the_roc_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    is_af = rng.random(80) < 0.3
+    score = np.round(rng.normal(size=80) + is_af, 1)  # with ties
+    found = controls.auroc(is_af, score)
+    assert found["value"] == pytest.approx(roc_auc_score(is_af, score))
+    assert found["ci95"][0] < found["value"] < found["ci95"][1]
+
+
+def test_recall_at_a_specificity_counts_af_above_as_many_false_positives():
+    is_af = np.array([True, True, True, False, False, False])
+    score = np.array([0.9, 0.5, 0.2, 0.8, 0.4, 0.1])
+    assert [controls.recall_at(is_af, score, most)["count"] for most in (0, 1, 2)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.keras")), ids=lambda p: p.stem)

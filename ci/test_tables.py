@@ -88,9 +88,9 @@ def whole_report(**parts) -> Report:
         preprocessing={"standardised": recalls, "filtered": recalls},
         certification={
             "sigma": 0.25,
+            "draws": 500,
             "smoothed_recall": share,
-            "largest_radius_l2": 0.55,
-            "largest_radius_linf": 0.0089,
+            "curve": {"radius": [0.0, 0.2, 0.5], "value": [0.45, 0.4, 0.1]},
             "l2_radius_of_study_epsilon": 18.97,
         },
         signals={
@@ -105,10 +105,9 @@ def test_numbers_are_written_one_way():
     share = metrics.rate(np.arange(47) < 44)
     assert tables.with_interval(share) == "0.94 [0.83, 0.98]"
     assert tables.with_counts(share) == "0.94 [0.83, 0.98] (44 of 47)"
-    assert (
-        tables.with_interval({"value": 0.0, "ci95": [0.0, 0.0]}) == "0.00"
-    )  # a bootstrap whose draws are all the same
-    assert tables.with_interval({"value": 0.5, "ci95": [None, None]}) == "0.50"
+    # A bootstrap whose draws are all the same says nothing of how sure a number is.
+    assert tables.with_interval({"value": 0.0, "ci95": [0.0, 0.0]}) == "0.00 [—]"
+    assert tables.with_interval({"value": 0.5, "ci95": [None, None]}) == "0.50 [—]"
     assert tables.with_interval(None) == tables.with_counts(metrics.rate(np.zeros(0, bool))) == "—"
     assert tables.as_p(0.001, at_floor=True) == "≤ 0.001" and tables.as_p(0.03812) == "0.038"
     assert tables.as_prediction(np.log([0.02, 0.9, 0.05, 0.03]), CLASSES) == "predicted as N, 90 %"
@@ -124,6 +123,7 @@ def test_the_headline_fits_a_terminal_and_leaves_out_what_was_not_computed():
     assert lines["normal predicted as AF, random ±ε"].endswith("(3 of 30)")
     assert lines["minimal ε, median, µV"] == "> 200 [18, > 200]"
     assert lines["checks that fail"] == "0 of 2"
+    assert lines["certified recall at L2 radius 0.5 z-units"].endswith("(2 of 20)")
     few = made_report()
     bare = tables.headline(replace(few, conditions={"clean": few.conditions["clean"]}))
     assert list(bare) == ["AF recall, clean", "normal predicted as AF, clean"]
@@ -170,11 +170,22 @@ def test_tables_of_the_other_parts():
     assert tables.class_table(report).loc["AF", "PGD-20, every class"].endswith("(0 of 20)")
     behind = tables.preprocessing_table(report)
     assert behind.index.tolist() == ["clean", "PGD-20, unaware of it", "PGD, aware of the transformation"]
-    assert tables.certification(report)["the same as ε in L∞, z-units"] == "0.0089"
     assert tables.signal_table(report).loc["PGD-20"].tolist()[:3] == ["32.9", "—", "—"]
     assert tables.recording_table(report).loc["R1", "minimal ε, µV"] == "above the search limit"
     assert tables.recording_table(report).loc["R0", "strongest attack"] == "Square"
     assert tables.minimal_epsilon(report)["minimal ε, median, z-units"] == "0.10 [0.08, > 1]"
+
+
+def test_certified_recall_is_read_off_the_curve_and_never_above_what_the_draws_allow():
+    report = whole_report()
+    found = tables.certification(report)
+    counts = [text.split("(")[1] for row, text in found.items() if row.startswith("certified recall at")]
+    assert counts == ["8 of 20)", "2 of 20)", "2 of 20)"]  # between two radii that of the larger
+    assert found["largest L2 radius that 500 draws can certify, z-units"] == "0.55"
+    few = report.certification | {"draws": 100}  # at most 0.37
+    assert tables.certified_recall(few, 0.5) is None and tables.certified_recall(few, 0.25)["count"] == 2
+    none = report.certification | {"curve": {"radius": [0.0], "value": [0.45]}}
+    assert tables.certified_recall(none, 0.1)["count"] == 0
 
 
 def test_models_stand_side_by_side_with_a_dash_for_what_one_lacks():
@@ -189,7 +200,7 @@ def test_models_are_compared_on_the_same_recordings():
     reports = {"weak": made_report(left=8), "strong": made_report(left=20)}
     found = tables.paired_table(reports)
     same = found.loc[("strong − weak", "correctly classified, clean")]
-    assert same["difference"] == "+0.00" and same["p"] == "1"
+    assert same["difference"] == "+0.00 [—]" and same["p"] == "1"
     attacked = found.loc[("strong − weak", "robust, PGD-20")]
     assert attacked["difference"].startswith("+0.60")
     assert attacked["only one model"] == "12 against 0"

@@ -13,11 +13,22 @@ from bench_cluster import million
 from ecgnb.evaluation.schema import read_report
 from ecgnb.files import write_text
 from ecgnb.report import comparison
-from ecgnb.report.runs import read_run, read_runs
+from ecgnb.report.runs import RunResult, read_controls, read_run, read_runs
 from ecgnb.report.tables import demo_sentence, description, findings_table, markdown
 
 ROOT = Path(__file__).parents[1]
+LABEL_LEAKING = (
+    "Recordings of class O, predicted as AF: clean, and under the attack of training (PGD-20 towards N, crafted on the "
+    "model that training of static and adaptive starts from). A model that learnt that perturbed means AF predicts more of "
+    "them as AF. p: McNemar's exact test, adjusted by Holm for all models of the split.\n\n"
+)
+SHIPPED = sorted(path.stem for path in (ROOT / "models").glob("*.keras"))
 EVALUATED = ("baseline", "static", "adaptive")  # by ci/evaluate
+
+
+def presented(folder: Path) -> dict[str, RunResult]:
+    """The runs of the results table."""
+    return read_runs(folder / "results", comparison.presented(folder / "results"))
 
 
 def findings(folder: Path) -> str:
@@ -29,10 +40,10 @@ def findings(folder: Path) -> str:
 
 
 def results(split: str) -> Callable[[Path], str]:
-    """The results on a split: clean, then attacked."""
+    """The results on a split: clean, then attacked, then the controls."""
 
     def table(folder: Path) -> str:
-        runs = read_runs(folder / "results", comparison.PRESENTED)
+        runs = presented(folder)
         abouts = [run.reports[split].about for run in runs.values() if split in run.reports]
         captions = {
             f"{about.data}, {about.split}: {about.recordings} recordings, {about.class_counts['A']} AF; "
@@ -43,20 +54,37 @@ def results(split: str) -> Callable[[Path], str]:
             small_intervals(markdown(comparison.results_table(runs, split, measures)))
             for measures in (comparison.CLEAN, comparison.ATTACKED)
         )
-        return "\n\n".join([*sorted(captions), *tables])
+        found = read_controls(folder / "results").get(split)
+        return "\n\n".join([*sorted(captions), *tables, *([control_table(found["models"])] if found else [])])
+
+    return table
+
+
+def control_table(models: dict) -> str:
+    """Of some models of one split: what tells label leaking from robustness."""
+    return small_intervals(markdown(comparison.controls_table(models)))
+
+
+def label_leaking(name: str) -> Callable[[Path], str]:
+    """On the card of a shipped model: its line of the controls on each split."""
+
+    def table(folder: Path) -> str:
+        splits = {split: part.get("models", {}) for split, part in read_controls(folder / "results").items()}
+        tables = {split: comparison.controls_table(models) for split, models in splits.items() if name in models}
+        rows = {split: table.loc[[comparison.title_of(name)]] for split, table in tables.items()}
+        return LABEL_LEAKING + markdown(pd.concat(rows, names=["split"]).droplevel("run")) if rows else ""
 
     return table
 
 
 def original(folder: Path) -> str:
     """The original's figures beside ours."""
-    runs = read_runs(folder / "results", comparison.PRESENTED)
-    return markdown(comparison.original_table(runs))
+    return markdown(comparison.original_table(presented(folder)))
 
 
 def claims(folder: Path) -> str:
     """The claims, tested on both splits."""
-    runs = read_runs(folder / "results", comparison.PRESENTED)
+    runs = presented(folder)
     tables = {split: comparison.claims_table(runs, split) for split in ("validation", "test")}
     return markdown(pd.concat(tables, names=["split"]))
 
@@ -80,6 +108,7 @@ def demo(folder: Path) -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    **{f"models/{name}.md": {"label leaking": label_leaking(name)} for name in SHIPPED},
     "README.md": {"findings": findings, "demo": demo},
     "notebooks/RESULTS.md": {
         "original": original,

@@ -234,7 +234,8 @@ notebook.show(figure, out / "baseline_attacked.png", report, alt)
 # %% [markdown]
 # Now the same in numbers:
 #
-# - **AF recall**: AF recordings that are predicted as AF, of all AF.
+# - **AF recall**: AF recordings that are predicted as AF, of all AF. Under attack it also counts recordings that were
+#   misclassified when clean, and that the attack itself made AF.
 # - **Robust recall**: AF recordings that are classified correctly when clean, and on which the attack fails, of all AF.
 # - **Attack success rate**: of the AF classified correctly when clean, those on which the attack succeeds.
 # - **Queries**: forward passes through the network.
@@ -257,8 +258,8 @@ tables.noise_table(report)
 # ## What it looks like
 #
 # One recording on which the attack succeeds, on ECG paper. **Look for** the signs of notebook 0: are the beats as uneven
-# as before? The third strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD. No
-# cardiologist has looked at these pictures, so we do not know what one would say.
+# as before? The third strip magnifies the perturbation. Nowhere is it larger than ε times the recording's SD. Notebook 4
+# says how large it is over all AF of validation: a signal-to-noise ratio (SNR) of 16 dB, a PRD of 15 %, in the median.
 
 # %%
 successes = np.flatnonzero(report.successes("pgd20")[threat.is_attacked(dataset)])

@@ -412,12 +412,10 @@ if first.preprocessing:
 # the larger the **certified radius**: no perturbation of a smaller L2 length can change the *smoothed*
 # model's prediction. Each certificate holds with 99.9 % confidence.
 #
-# **Look at** the axis on top: the ε of the largest L∞ ball inside such a radius, for 9,000 samples. (The
-# table takes the recording for which this ε is largest: a short one, since padding is not attacked.) The
-# curves end where the number of noisy predictions ends them, not where robustness ends. Even if all agree,
-# this estimator cannot certify more, so the largest radius is the same for every model. Ten times the 500
-# predictions of suite `standard` would reach about a third further. **Look also at** where a curve begins.
-# A model that predicts AF for noise may have a higher certified recall than clean recall.
+# **Look for** radii at which the models differ: the table has the counts at three. The curves end at 0.55, where the
+# 500 predictions of suite `standard` end them: more they cannot certify, even if all agree. **Look at** the axis on
+# top: the ε of the largest L∞ ball inside such a radius, for 9,000 samples. **Look also at** where a curve begins. A
+# model that predicts AF for noise may have a higher certified recall than clean recall.
 
 # %%
 if certified := {n: r.certification for n, r in reports.items() if r.certification}:

@@ -19,6 +19,7 @@ from ecgnb.models.classifier import UNDEFINED, Classifier, predicted_classes
 from ecgnb.progress import bar
 
 ABSTAINS = -1
+ALPHA = 0.001  # a certificate fails with at most this probability
 SELECT, BOUND = 0, 1  # the two stages of CERTIFY; their draws must be independent
 
 Item = tuple[int, np.ndarray, np.ndarray]  # a recording: its index, x, mask
@@ -54,6 +55,11 @@ def certified_radius(count: np.ndarray, n: int, sigma: float, alpha: float) -> n
     return sigma * norm.ppf(np.maximum(lower, 0.5))
 
 
+def largest_radius(sigma: float, n: int) -> float:
+    """The radius, z-units, if all of `n` noisy predictions give one class: more the estimator cannot certify."""
+    return float(certified_radius(np.array(n), n, sigma, ALPHA))
+
+
 def certify(
     classifier: Classifier,
     x: np.ndarray,
@@ -62,7 +68,7 @@ def certify(
     sigma: float,
     n0: int = 100,
     n: int = 1000,
-    alpha: float = 0.001,
+    alpha: float = ALPHA,
     batch_size: int = 128,
     seed: int = 0,
     progress: str = "",
@@ -107,11 +113,6 @@ def certified_recall(
         "low": [r["ci95"][0] for r in rates],
         "high": [r["ci95"][1] for r in rates],
     }
-
-
-def linf_equivalent(radius: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """ε of the largest L∞ ball inside an L2 ball, R/√d; z-units. lengths : d, real samples."""
-    return radius / np.sqrt(lengths)
 
 
 def l2_equivalent(epsilon: float | np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from ecgnb.data.dataset import Dataset
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import signals
 from ecgnb.evaluation.cache import NUMBERS, code_digest
-from ecgnb.evaluation.certification import certified_recall, certify, l2_equivalent, linf_equivalent
+from ecgnb.evaluation.certification import certified_recall, certify, l2_equivalent
 from ecgnb.evaluation.checks import run_checks
 from ecgnb.evaluation.minimal import MinimalPerturbation, curve, robustness_curve, run_minimal, summarise
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
@@ -342,18 +342,14 @@ class _Evaluation:
             self.model.classifier, subset.x, subset.mask, sigma=SIGMA, n=draws, seed=seed, mapper=mapper
         )
         is_certified = certificates.predicted == subset.y
-        radius = certificates.radius[is_certified]
         numbers, attacked = subset.lengths * subset.x.shape[2], self.suite.threat.attack_class
-        linf = linf_equivalent(certificates.radius, numbers)[is_certified]
         label = subset.classes.index(attacked) if attacked else None
-        radii = np.unique([0.0, *radius])
+        radii = np.unique([0.0, *certificates.radius[is_certified]])
         return {
             "sigma": SIGMA,
             "draws": draws,
             "smoothed_recall": metrics.rate(is_certified),
             "curve": certified_recall(certificates, subset.y, label, radii),
-            "largest_radius_l2": float(radius.max(initial=0)),
-            "largest_radius_linf": float(linf.max(initial=0)),
             "l2_radius_of_study_epsilon": float(l2_equivalent(self._epsilon(), np.median(numbers))),
         }
 

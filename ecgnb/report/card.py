@@ -13,10 +13,12 @@ SELECTION = {  # what `TrainingConfig.select` means, in words
     "best": "the best on dev, by the rule of its defence (ecgnb/training/defences.py)",
     "last": "the last",
 }
+LABEL_LEAKING = "<!-- label leaking -->\n<!-- /label leaking -->"  # where ci/update_readme.py puts a table
 LIMITS = (
     "For research and teaching on adversarial robustness. Not a medical device, nor evidence about one. The "
-    "recordings are of one kind of hand-held recorder, one lead, 30 s. A score under a single attack is an upper bound "
-    "of robustness: `python -m ecgnb evaluate` tries many attacks."
+    "recordings are of one kind of hand-held recorder, one lead, 30 s. *Robust recall*: AF that is correctly classified "
+    "when clean and that the attack does not succeed on. A score under a single attack is an upper bound of robustness: "
+    "`python -m ecgnb evaluate` tries many attacks."
 )
 
 
@@ -40,5 +42,6 @@ def card(result: RunResult, start: str, command: str) -> str:
     parts = [f"# {result.name}", markdown(table_of({fact: {"value": value} for fact, value in facts.items()}, "fact"))]
     if result.reports:
         parts += ["## Scores, with 95 % intervals", markdown(score_table(result.reports))]
+        parts += [LABEL_LEAKING]
     parts += ["## Use and limits", LIMITS, "## Make it again", f"```bash\n{command}\n```"]
     return "\n\n".join(parts) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,25 +24,38 @@ from ecgnb.report.tables import (
     recall_name,
     table_of,
     threat_classes,
+    with_counts,
     with_interval,
 )
 from ecgnb.training.configuration import overrides
 
+RECOMPUTED = "-recomputed"  # ends the name of a run whose batch-norm statistics `ci/controls.py` recomputed
 PRESENTED = (  # the runs of the results table, in its order
-    *("original-baseline", "original-static", "original-adaptive"),
+    *(f"original-{model}{end}" for end in ("", RECOMPUTED) for model in ("baseline", "static", "adaptive")),
     *("baseline", "static", "adaptive", "all-classes", "fast"),
     *("baseline-as-published", "adaptive-as-published"),
 )
+TITLES = {  # what a run is called in tables and figures, where its name does not say what it is
+    **{f"original-{model}": f"original-{model}, statistics as trained" for model in ("baseline", "static", "adaptive")},
+    **{
+        f"original-{model}{RECOMPUTED}": f"original-{model}, statistics recomputed"
+        for model in ("baseline", "static", "adaptive")
+    },
+    "baseline-as-published": "baseline, dropout 0.5, as trained",
+    "adaptive-as-published": "adaptive, dropout 0.5, as trained",
+}
 # Title of a measure -> condition, and its name in the table of `ci/sweep.py`.
 CLEAN = {f"{CLASS_NAMES[symbol]} F1": ("clean", f"f1_{symbol}") for symbol in CLASSES} | {
     "challenge score": ("clean", "challenge_score"),
     "AF recall": ("clean", "recall_A"),
 }
+BOTH = "AF correct, clean and attacked"
 ATTACKED = {
-    "AF recall, PGD-20": ("pgd20", "recall_A"),
+    "robust recall, PGD-20": ("pgd20", "robust_recall"),
+    BOTH: ("pgd20", "correct_clean_and_attacked"),
     "AF F1, PGD-20": ("pgd20", "f1_A"),
     "ASR, PGD-20": ("pgd20", "attack_success_rate"),
-    "AF recall, PGD-20 of 34 µV": ("pgd20_uv", "recall_A"),
+    "robust recall, PGD-20 of 34 µV": ("pgd20_uv", "robust_recall"),
     "challenge score, every class attacked": ("pgd20_all_classes", "challenge_score"),
     "normal as AF, noise": ("random_sign", "noise_false_positive_rate"),
 }
@@ -59,7 +73,7 @@ ORIGINAL = {  # AF F1 as published by the original ("Small Changes, Big Errors",
 OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # measures of confusion counts
     "AF F1": lambda counts: metrics.f1_scores(counts)[..., 0],
     "challenge score": metrics.challenge_score,
-    "AF recall": metrics.recall,
+    BOTH: metrics.recall,
 }
 Measures = Mapping[str, tuple[str, str]]
 Seeds = dict[str, dict[str, dict[int, float]]]  # defence -> title of a measure -> seed -> value
@@ -74,29 +88,37 @@ class Claim(NamedTuple):
 
     def __str__(self) -> str:
         (before, condition), (after, other) = self.before, self.after
+        before, after = title_of(before), title_of(after)
         if before == after:
             return f"{before}: {CONDITIONS[other]} − {CONDITIONS[condition]}"
         return f"{after} − {before}, {CONDITIONS[condition]}"
-
-    def verdict(self, difference: float, p: float) -> str:
-        """What a difference with this adjusted p says."""
-        if p >= 0.05:
-            return "no difference shown"
-        clean = "clean " if self.before[1] == self.after[1] == "clean" else ""
-        return f"{'raises' if difference > 0 else 'reduces'} {clean}{self.measure}"
 
 
 CLAIMS = [
     Claim((before, "clean"), (after, "clean"), measure)
     for before, after, measure in (
-        ("baseline-as-published", "original-baseline", "AF F1"),  # the leak
+        ("baseline-as-published", "original-baseline", "AF F1"),  # with the leak and without, and other differences
         ("baseline-as-published", "original-baseline", "challenge score"),
         ("baseline", "adaptive", "AF F1"),
         ("baseline", "adaptive-as-published", "AF F1"),
         ("original-baseline", "original-adaptive", "AF F1"),
+        (f"original-baseline{RECOMPUTED}", f"original-adaptive{RECOMPUTED}", "AF F1"),
     )
 ]
-CLAIMS += [Claim((run, "transferred"), (run, "pgd20"), "AF recall") for run in ("static", "original-static")]
+CLAIMS += [
+    Claim((run, "transferred"), (run, "pgd20"), BOTH)
+    for run in ("static", "original-static", f"original-static{RECOMPUTED}")
+]
+
+
+def presented(folder: Path) -> list[str]:
+    """The runs of the results table in a folder of results; only those that `ci/controls.py` makes may be absent."""
+    return [name for name in PRESENTED if not name.endswith(RECOMPUTED) or (folder / f"{name}.json").exists()]
+
+
+def title_of(run: str) -> str:
+    """What a run is called in tables and figures."""
+    return TITLES.get(run, run)
 
 
 def measure(report: Report, condition: str, name: str) -> Estimate | None:
@@ -108,28 +130,43 @@ def measure(report: Report, condition: str, name: str) -> Estimate | None:
         return false_positive_rate(report, condition)
     if name in ("robust_recall", "attack_success_rate"):
         return getattr(found, name)
+    if name == "correct_clean_and_attacked":
+        is_attacked = report.y == report.classes.index(report.threat["attack_class"])
+        return metrics.rate((_correct_before(report, condition) == report.y)[is_attacked])
     kind, _, symbol = name.partition("_")
     return found.scores[name] if name in found.scores else found.scores[kind][symbol]
+
+
+def _correct_before(report: Report, condition: str) -> np.ndarray:
+    """(n,) predicted classes under a condition; a recording that is misclassified when clean keeps that prediction.
+
+    So no recording counts as correct because the attack itself moved it into its class.
+    """
+    clean = report.predicted("clean")
+    return np.where(clean == report.y, report.predicted(condition), clean)
 
 
 def by_run(
     results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES
 ) -> dict[str, dict[str, Estimate | None]]:
-    """run -> title of a measure -> estimate, of the runs that were evaluated on a split."""
+    """Title of a run -> title of a measure -> estimate, of the runs that were evaluated on a split."""
     return {
-        name: {title: measure(result.reports[split], *which) for title, which in measures.items()}
+        title_of(name): {title: measure(result.reports[split], *which) for title, which in measures.items()}
         for name, result in results.items()
         if split in result.reports
     }
 
 
 def results_table(results: Mapping[str, RunResult], split: str, measures: Measures = MEASURES) -> pd.DataFrame:
-    """Every run that was evaluated on a split, in rows."""
-    return table_of(by_run(results, split, measures), "run", cell=with_interval).reindex(columns=list(measures))
+    """Every run that was evaluated on a split, in rows; "epochs": the selected one, and how many were trained."""
+    table = table_of(by_run(results, split, measures), "run", cell=with_interval).reindex(columns=list(measures))
+    shown = [result for result in results.values() if split in result.reports]
+    table.insert(0, "epochs", [f"{run.selected['epoch']:.0f} of {run.config['epochs']}" for run in shown])
+    return table
 
 
 def original_table(results: Mapping[str, RunResult], split: str = "validation") -> pd.DataFrame:
-    """AF F1 as the original published it, beside ours with its leak and without."""
+    """AF F1 as the original published it, beside ours under its protocol, with either batch-norm statistics."""
 
     def ours(run: str, condition: str) -> str:
         report = results[run].reports.get(split) if run in results else None
@@ -138,8 +175,8 @@ def original_table(results: Mapping[str, RunResult], split: str = "validation") 
     rows = {
         (model, CONDITIONS[condition]): {
             "published": published,
-            "here, protocol original": ours(f"original-{model}", condition),
-            "here, protocol leakfree": ours(model, condition),
+            "here, statistics as trained": ours(f"original-{model}", condition),
+            "here, statistics recomputed": ours(f"original-{model}{RECOMPUTED}", condition),
         }
         for (model, condition), published in ORIGINAL.items()
     }
@@ -148,7 +185,7 @@ def original_table(results: Mapping[str, RunResult], split: str = "validation") 
 
 def score_table(reports: Mapping[str, Report]) -> pd.DataFrame:
     """Scores of one model, as on its card: a column for each split."""
-    chosen: Measures = CLEAN | ATTACKED | {"AF recall, transferred PGD-20": ("transferred", "recall_A")}
+    chosen: Measures = CLEAN | ATTACKED | {"robust recall, transferred PGD-20": ("transferred", "robust_recall")}
     heads = {}
     for split, report in reports.items():
         symbol, (attacked, _) = report.threat["attack_class"], threat_classes(report)
@@ -167,14 +204,14 @@ def own_measures(report: Report) -> Measures:
     recall = f"recall_{report.threat['attack_class']}" if report.threat["attack_class"] else "accuracy"
     clean = {f"{class_name(symbol, report.classes)} F1": ("clean", f"f1_{symbol}") for symbol in report.classes}
     clean |= {"macro F1": ("clean", "macro_f1"), recall_name(report): ("clean", recall)}
-    return clean | {f"{recall_name(report)}, PGD-20": ("pgd20", recall), "ASR, PGD-20": ATTACKED["ASR, PGD-20"]}
+    return clean | {title: ATTACKED[title] for title in ("robust recall, PGD-20", "ASR, PGD-20")}
 
 
 def claims_table(results: Mapping[str, RunResult], split: str, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
-    """Claims as paired differences on the same recordings, with bootstrap intervals; p adjusted by Holm.
+    """Claims as paired differences on the same recordings, with bootstrap intervals; p adjusted by Holm for all rows.
 
-    Claims on runs that were not evaluated on this split are left out. So are, on the test fold, those on runs of
-    protocol "original", which were trained on it.
+    "epochs": how long the runs were trained, in the order of the comparison. Claims on runs that were not evaluated on
+    this split are left out. So are, on the test fold, those on runs of protocol "original", which were trained on it.
     """
     reports = {
         name: result.reports[split]
@@ -185,20 +222,68 @@ def claims_table(results: Mapping[str, RunResult], split: str, claims: Iterable[
     for claim in claims:
         sides = (claim.before, claim.after)
         if all(run in reports and key in reports[run].conditions for run, key in sides):
-            before, after = (reports[run].predicted(key) for run, key in sides)
+            predicted = _correct_before if claim.measure == BOTH else Report.predicted
+            before, after = (predicted(reports[run], key) for run, key in sides)
             y, of_counts = reports[claim.before[0]].y, OF_COUNTS[claim.measure]
             found[claim] = metrics.compare_scores(y, before, after, of_counts)
     adjusted = metrics.holm(np.array([one["p"] for one in found.values()]))
     rows = {}
     for (claim, one), holm in zip(found.items(), adjusted, strict=True):
         at_floor = one["p"] <= 2 / metrics.BOOTSTRAPS
+        runs = dict.fromkeys((claim.after[0], claim.before[0]))
+        direction = "higher" if one["value"] > 0 else "lower"
         rows[str(claim), claim.measure] = {
+            "epochs": ", ".join(str(results[run].config["epochs"]) for run in runs),
             "difference": as_difference(one),
             "p": as_p(one["p"], at_floor),
             "p, Holm": as_p(holm, at_floor),
-            "verdict": claim.verdict(one["value"], holm),
+            "verdict": direction if holm < 0.05 else "no difference shown",
         }
     return table_of(rows, "comparison", "measure")
+
+
+def controls_table(models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """What tells label leaking from robustness, and how well AF is separated whatever the threshold; a row for each model.
+
+    models : "models" of one split, of `runs.read_controls`. p : McNemar's exact test, adjusted by Holm for all rows.
+    """
+    in_counts = "{0[count]} of {0[n]}".format
+    adjusted = metrics.holm(np.array([found["difference"]["p"] for found in models.values()]))
+    rows = {
+        title_of(name): {
+            "other as AF, clean": in_counts(found["other_as_af"]["clean"]),
+            "other as AF, attacked": in_counts(found["other_as_af"]["attacked"]),
+            "difference": as_difference(found["difference"]),
+            "p, Holm": as_p(p),
+            "AUROC of AF, clean": with_interval(found["auroc"]),
+            "AF recall at the baseline's specificity": with_interval(found["recall_at_specificity"]),
+        }
+        for (name, found), p in zip(models.items(), adjusted, strict=True)
+    }
+    return table_of(rows, "run")
+
+
+def memorising_table(recalls: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
+    """AF recall of static on recordings of its training and on held-out ones: clean, and under two attacks.
+
+    recalls : "recall" of "memorising", of `runs.read_controls`. Intervals of the differences: Newcombe 1998, method 10.
+    """
+    train, test = recalls["train"], recalls["test"]
+    titles = {key: CONDITIONS[key] for key in train}
+    rows = {
+        "recordings of its training": {title: with_counts(train[key]) for key, title in titles.items()},
+        "held-out recordings": {title: with_counts(test[key]) for key, title in titles.items()},
+        "difference": {title: as_difference(_unpaired(train[key], test[key])) for key, title in titles.items()},
+    }
+    return table_of(rows, "AF recall of static")
+
+
+def _unpaired(a: Estimate, b: Estimate) -> Estimate:
+    """The difference a − b of two shares of different recordings."""
+    value, (a_low, a_high), (b_low, b_high) = a["value"] - b["value"], a["ci95"], b["ci95"]
+    below = np.hypot(a["value"] - a_low, b_high - b["value"])
+    above = np.hypot(a_high - a["value"], b["value"] - b_low)
+    return {"value": value, "ci95": [value - below, value + above]}
 
 
 def seeds(table: pd.DataFrame, split: str) -> Seeds:
@@ -236,24 +321,27 @@ def seeds_table(found: Seeds) -> pd.DataFrame:
 def ablation_table(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
     """What was tried for the baseline, on the dev fold: a row for each change of a setting.
 
-    table : of `ci/sweep.py`; its runs without overrides, of one seed or several, are the reference; config :
-    the shipped baseline's settings, which tell whether a change was adopted.
+    table : of `ci/sweep.py`; its runs without overrides, which differ by their seed alone, are the reference: a
+    difference from their mean shows nothing unless it is larger than that between any two of them. config : the
+    shipped baseline's settings, which tell whether a change was adopted.
     """
     dev = table[table["split"] == "dev"]
     scores = dev.pivot(index="run", columns="measure", values="value").astype(float)
     texts = dev.drop_duplicates("run").set_index("run")["overrides"].fillna("")
     reference = texts.index[texts == ""]
-    mean = scores["challenge_score"][reference].mean()
+    of_reference = scores["challenge_score"][reference]
+    spread = np.ptp(of_reference.to_numpy()) if len(reference) > 1 else np.inf
     names = {run: f"reference, run {i}" for i, run in enumerate(reference, 1)}
-    rows = {
-        name: {
+    rows = {}
+    for run, name in (names | texts[texts != ""].to_dict()).items():
+        change = scores["challenge_score"][run] - of_reference.mean()
+        rows[name] = {
             "challenge score": f"{scores['challenge_score'][run]:.3f}",
-            "difference": f"{scores['challenge_score'][run] - mean:+.3f}",
+            "difference": f"{change:+.3f}",
             "AF F1": f"{scores['f1_A'][run]:.2f}",
+            "verdict": "no difference shown" if abs(change) <= spread else "higher" if change > 0 else "lower",
             "adopted": "yes" if _is_adopted(texts[run], config) else "no",
         }
-        for run, name in (names | texts[texts != ""].to_dict()).items()
-    }
     return table_of(rows, "change")
 
 

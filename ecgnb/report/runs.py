@@ -89,6 +89,18 @@ def read_runs(folder: Path, names: Sequence[str]) -> dict[str, RunResult]:
     return results
 
 
+def read_controls(folder: Path) -> dict[str, Any]:
+    """What `ci/controls.py` found with the shipped models; {} in a folder of other runs, which have none.
+
+    "validation", "test" : {"about", "attack", "threat", "models"}; "memorising" : {"about", "attack", "threat", "recall"}
+    """
+    path = folder / "controls.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise EcgnbError(f"{path}: cannot be read ({error}); make it again: python ci/controls.py") from error
+
+
 def read_training(path: Path) -> tuple[pd.DataFrame, dict[str, Any], int]:
     """Training history, settings and selected epoch: of a model, from the files beside it, or of a run's folder."""
     files = (path / "history.csv", path / "config.json")

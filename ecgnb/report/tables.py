@@ -16,11 +16,13 @@ from ecgnb import metrics
 from ecgnb.attacks.noise import NOISE_BASELINES
 from ecgnb.attacks.threats import Threat
 from ecgnb.constants import CLASS_NAMES, CLASSES
+from ecgnb.evaluation.certification import largest_radius
 from ecgnb.evaluation.schema import Condition, Report
 from ecgnb.metrics import Estimate
 from ecgnb.models.classifier import softmax
 
 MISSING = "—"
+CERTIFIED_RADII = (0.1, 0.25, 0.5)  # L2, z-units, up to about what 500 draws can certify
 ATTACKED = ("attack", "transfer", "worst_case")  # kinds of conditions
 TRANSFORMATIONS = {"standardised": "standardised again", "filtered": "filtered to 0.5–40 Hz"}
 SIGNALS = {  # those measures of `signals.measures` that a table has room for: title, format
@@ -35,11 +37,11 @@ SIGNALS = {  # those measures of `signals.measures` that a table has room for: t
 
 
 def with_interval(estimate: Estimate | None, form: str = "{:.2f}") -> str:
-    """ "0.94 [0.83, 0.98]": a value and its 95 % interval, if it has one; form : of each number."""
+    """ "0.94 [0.83, 0.98]": a value and its 95 % interval, "0.00 [—]" if it has none; form : of each number."""
     if not estimate or estimate["value"] is None:
         return MISSING
-    value, *ends = (form.format(number) for number in (estimate["value"], *estimate["ci95"]) if number is not None)
-    return f"{value} [{', '.join(ends)}]" if metrics.has_interval(estimate) else value
+    ends = estimate["ci95"] if metrics.has_interval(estimate) else []
+    return f"{form.format(estimate['value'])} [{', '.join(map(form.format, ends)) or MISSING}]"
 
 
 def with_counts(estimate: Estimate | None) -> str:
@@ -202,8 +204,9 @@ def headline(report: Report) -> dict[str, str]:
         median = f"minimal ε, median, {'µV' if report.curve_uv else 'z-units'}"
         lines[median] = found[median]
     if report.certification:
-        largest = report.certification["largest_radius_linf"]
-        lines["largest certified ε, z-units"] = f"{largest:.3f}"
+        radius = CERTIFIED_RADII[-1]
+        certified = certified_recall(report.certification, radius)
+        lines[f"certified recall at L2 radius {radius:g} z-units"] = with_counts(certified)
     if report.checks:
         failed, open_ = (sum(check.verdict == verdict for check in report.checks) for verdict in ("fail", "undecided"))
         lines["checks that fail"] = f"{failed} of {len(report.checks)}" + (f", {open_} undecided" if open_ else "")
@@ -324,7 +327,7 @@ def minimal_epsilon(report: Report) -> dict[str, str]:
         estimate = report.minimal_epsilon[unit]["median"]
         numbers = (estimate["value"], *estimate["ci95"])
         value, *ends = (f"> {limit:g}" if v is None else f"{v:.{digits}f}" for v in numbers)
-        return f"{value} [{', '.join(ends)}]" if metrics.has_interval(estimate) else value
+        return f"{value} [{', '.join(ends) if metrics.has_interval(estimate) else MISSING}]"
 
     limit = report.curves["attack"]["epsilon"][-1]
     in_uv = {"minimal ε, median, µV": median("uv", report.curve_uv["epsilon"][-1], 0)} if report.curve_uv else {}
@@ -335,14 +338,29 @@ def minimal_epsilon(report: Report) -> dict[str, str]:
     }
 
 
+def certified_recall(found: Mapping[str, Any], radius: float) -> Estimate | None:
+    """Share of the attacked class that randomized smoothing certifies to an L2 radius, z-units.
+
+    found : `Report.certification`. None where no recording could be certified, with its number of draws.
+    """
+    if radius > largest_radius(found["sigma"], found["draws"]):
+        return None
+    curve, n = found["curve"], found["smoothed_recall"]["n"]
+    shares = [share for r, share in zip(curve["radius"], curve["value"], strict=True) if r >= radius]
+    return metrics.rate(np.arange(n) < round(n * shares[0] if shares else 0))
+
+
 def certification(report: Report) -> dict[str, str]:
-    """What randomized smoothing certifies, beside what the study's ε would need."""
+    """What randomized smoothing certifies, beside what its draws can certify at most and the study's ε would need."""
     found = report.certification
-    sigma, needed = found["sigma"], found["l2_radius_of_study_epsilon"]
+    sigma, draws, needed = found["sigma"], found["draws"], found["l2_radius_of_study_epsilon"]
     return {
         f"recall of the smoothed model, noise of SD {sigma:g} z": with_counts(found["smoothed_recall"]),
-        "largest certified radius, L2, z-units": f"{found['largest_radius_l2']:.2f}",
-        "the same as ε in L∞, z-units": f"{found['largest_radius_linf']:.4f}",
+        **{
+            f"certified recall at L2 radius {radius:g} z-units": with_counts(certified_recall(found, radius))
+            for radius in CERTIFIED_RADII
+        },
+        f"largest L2 radius that {draws} draws can certify, z-units": f"{largest_radius(sigma, draws):.2f}",
         f"L2 radius that ε {report.threat['epsilon']:g} needs, z-units": f"{needed:.1f}",
     }
 
