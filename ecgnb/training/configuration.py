@@ -54,9 +54,9 @@ class TrainingConfig:
     label_smoothing: float = _setting(0.0, "share of the label spread over all classes", ">= 0 and < 1")
     cosine: bool = _setting(False, "warm up over 5 %% of the steps, then decay to zero along a cosine")
     class_power: float = _setting(1.0, "class weights are 1 / count**power", ">= 0 and <= 10")
-    shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
-    amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
-    noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units", ">= 0 and <= 1000")
+    shift: bool = _setting(False, "random circular shift; baseline: also a random crop of long recordings")
+    amplitude: bool = _setting(False, "random polarity and amplitude (±25 %%)")
+    noise: float = _setting(0.0, "largest SD of added white noise, z-units", ">= 0 and <= 1000")
     statistics: str = _setting(
         "recomputed",
         "batch-norm statistics for inference: recomputed (without dropout, after every epoch), or "
