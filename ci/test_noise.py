@@ -86,7 +86,7 @@ def test_synthetic_noise_lies_where_it_should(kind, band):
 def test_electrode_motion_steps_and_decays():
     drawn = noise_stress.electrode_motion((WINDOW, 1), FS, np.random.default_rng(0))[:, 0]
     change = np.abs(np.diff(drawn))
-    steps = np.sort(change)[-15:]  # 15 in 30 s
+    steps = np.sort(change)[-15:]  # of 30
     assert np.median(steps) > 20 * np.median(change) > 0
 
 

@@ -395,17 +395,17 @@ for key in ("pgd20", "sap", "emg"):
     print(f"{titles[key]:15s} {100 * share:3.0f} % of its power lies above {BAND[1]:g} Hz")
 
 # %% [markdown]
-# ## Under the noise of every day
+# ## Robustness to noise
 #
-# Attacks are rare, and noise is not: electrodes move, muscles are active, and the baseline wanders with
-# every breath. The MIT-BIH Noise Stress Test Database (NSTDB, Moody et al. 1984) holds half an hour of each. With
-# `-p NSTDB physionet` this notebook fetches it and adds pieces of it. The stored run has **synthetic**
-# noise instead, and says so: steps that decay for electrode motion, noise above 20 Hz for muscles, and noise
-# of 0.05–0.5 Hz for the baseline.
+# Attacks are rare, and noise is not. Electrodes move, muscles are active, and the baseline wanders with every
+# breath. The MIT-BIH Noise Stress Test Database (NSTDB, Moody et al. 1984) holds half an hour of each. With
+# `-p NSTDB physionet` this notebook fetches its records and adds pieces of them to the recordings. The stored
+# run has **synthetic** noise instead, and says so: steps that decay for electrode motion, noise above 20 Hz
+# for muscles, and noise of 0.05–0.5 Hz for the baseline.
 #
-# The SNR is 10·log10 of the recording's variance over the noise's. At 0 dB both are equal, at −6 dB the noise
-# has four times the variance. The noise is added before the z-score, as it would be in practice, and every model gets the
-# same. Here are a few recordings:
+# The SNR is 10·log10 of the recording's variance over the noise's. At 0 dB both are equal. At −6 dB the noise
+# has four times the variance, and a cardiologist might call the recording noisy. The label stays as it is.
+# Noise is added before the z-score, as it would be in practice, and every model gets the same.
 
 # %%
 few = dataset.of_class("A").take(slice(20))

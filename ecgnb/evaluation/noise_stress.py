@@ -30,8 +30,8 @@ from ecgnb.models.classifier import check_defined, check_fits, predicted_classes
 from ecgnb.progress import bar
 
 SNR_DB = (24, 18, 12, 6, 0, -6)  # the database's own steps
-SECONDS_A_STEP = 2.0  # of synthetic electrode motion
-DECAY_S = (0.2, 2.0)  # shortest and longest time constant of its decay
+SECONDS_A_STEP = 1.0  # of synthetic electrode motion
+DECAY_S = (0.05, 0.32)  # its shortest and longest time constant; the longest is that of a high-pass filter at 0.5 Hz
 
 
 def electrode_motion(shape: tuple[int, int], fs: float, rng: np.random.Generator) -> np.ndarray:
