@@ -165,6 +165,23 @@ def test_the_learning_rate_is_cut_on_a_plateau_also_after_an_interruption(
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5])  # the fifth epoch was begun twice
 
 
+@pytest.mark.parametrize("defence", DEFENCES)
+def test_noise_is_added_to_clean_and_attacked_recordings_alike(defence, small, demo_train):
+    """To the real samples of each in the first piece of an epoch, with an SD of its own up to the setting."""
+
+    def first_piece(noise: float) -> np.ndarray:
+        config = tiny(defence, shift=False, amplitude=False, noise=noise)
+        tested = defences.BY_NAME[defence](config, demo_train, KerasClassifier(small, 8), small)
+        rng = np.random.default_rng(1)
+        return next(tested.chunks(tested.draw(rng), rng))[0]
+
+    quiet = first_piece(0)
+    added = first_piece(0.25) - quiet
+    assert (added[quiet == 0] == 0).all() and (quiet == 0).any()
+    sds = np.array([one[x != 0].std() for one, x in zip(added, quiet, strict=True)])
+    assert (sds > 0).all() and sds.max() < 0.26 and np.ptp(sds) > 0.1
+
+
 @pytest.mark.parametrize("defence", ["static", "adaptive", "all-classes", "fast", "trades"])
 def test_only_static_attacks_with_old_weights(defence, small, demo_train):
     """Two epochs of the same draw, the weights changed in between; a later batch meets later weights."""
@@ -342,7 +359,7 @@ def test_every_class_of_dev_is_attacked_where_the_score_is_needed(small, demo_tr
 def test_every_defence_goes_on_after_an_interruption_as_if_there_had_been_none(
     defence, precision, small, demo_train, demo_dev, tmp_path, monkeypatch
 ):
-    config = tiny(defence, precision=precision)
+    config = tiny(defence, precision=precision, noise=0.25)
     start = None if defence == "baseline" else small
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 

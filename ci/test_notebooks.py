@@ -27,6 +27,7 @@ FIGURES = {
         "evaluation_transfer",
         "evaluation_waveforms",
         "evaluation_spectra",
+        "evaluation_noise",
         "evaluation_certified",
     },
     "05_training": {"training_curves"},

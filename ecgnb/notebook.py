@@ -232,16 +232,30 @@ def stored_report(model: EvaluatedModel, dataset: Dataset, suite: str, seed: int
 def stored_transfer(models: Sequence[EvaluatedModel], dataset: Dataset, seed: int) -> dict[str, Any]:
     """What `engine.transfer` found, from figures/evaluation, for some of its models; as `stored_report`."""
     path, names = STORED / f"transfer-{dataset.split}.json", [model.name for model in models]
+    found, about = _stored(path, models)
+    _check_origin(path, about, describe(dataset, seed=seed, model=about.model, suite="transfer"))
+    return found | {"success": {a: {b: found["success"][a][b] for b in names} for a in names}}
+
+
+def stored_noise(models: Sequence[EvaluatedModel], dataset: Dataset, seed: int) -> dict[str, Any]:
+    """What `ci/noise.py` found on the test fold, of these models among others; as `stored_report`."""
+    path = STORED.parent / "results" / "noise_stress.json"
+    found, about = _stored(path, models)
+    expected = describe(dataset, seed=seed, model=about.model, suite="noise_stress")
+    _check_origin(path, about, replace(expected, split="test", signals=""))
+    return found
+
+
+def _stored(path: Path, models: Sequence[EvaluatedModel]) -> tuple[dict[str, Any], About]:
+    """A stored result of several models, and where it comes from; EcgnbError if one of them is missing or another."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        success = {a: {b: found["success"][a][b] for b in names} for a in names}
-        about, digests = About(**found["about"]), [found["digests"][name] for name in names]
+        about, digests = About(**found["about"]), [found["digests"][model.name] for model in models]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EcgnbError(f"{path}: no such models, or no file ({error}); {COMPUTE}") from error
     if digests != [model.digest for model in models]:
         raise EcgnbError(f"{path}: made with other models of these names; {COMPUTE}")
-    _check_origin(path, about, describe(dataset, seed=seed, model=about.model, suite="transfer"))
-    return found | {"success": success}
+    return found, about
 
 
 def _check_origin(path: Path, found: About, expected: About) -> None:

@@ -1,4 +1,4 @@
-"""Where the Challenge 2017 files come from: a local mirror, the cache, or PhysioNet."""
+"""Where the files of PhysioNet come from, the challenge's and noise records: a local mirror, the cache, or PhysioNet."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ecgnb.files import file_digest, file_errors, write_atomically, write_text
 from ecgnb.progress import bar
 
 PHYSIONET = "https://physionet.org/files/challenge-2017/1.0.0/"
+NSTDB = "https://physionet.org/files/nstdb/1.0.0/"  # MIT-BIH Noise Stress Test Database
+NSTDB_FILES = [f"{record}.{ending}" for record in ("em", "ma", "bw") for ending in ("hea", "dat")]
 LABELS_V3 = "REFERENCE-v3.csv"
 LABELS_V3_SHA256 = "ae517e474b0bc89a7517ad876b5b4dadc6c94f680d0665c04746db9432df855b"
 
@@ -78,6 +80,18 @@ def find_labels_v3(split: str, folder: Path | None = None) -> Path:
     return _download(LABELS_V3, sha256=LABELS_V3_SHA256)
 
 
+def find_nstdb(folder: Path | None = None) -> Path:
+    """The folder of the NSTDB's noise records: `folder`, else `nstdb` in the mirror, else fetched (6 MB)."""
+    mirror = _mirror()
+    place = folder or (mirror / "nstdb" if isinstance(mirror, Path) else None)
+    missing = [name for name in NSTDB_FILES if place and not (place / name).is_file()]
+    if place and not missing:
+        return place
+    if folder:
+        raise EcgnbError(f"{folder}: holds no {missing[0]}; put the files of {NSTDB} there, or name another folder")
+    return [_download(f"nstdb/{name}", physionet=NSTDB) for name in NSTDB_FILES][0].parent
+
+
 def _mirror() -> Path | str:
     """`ECGNB_MIRROR` as a folder or a base URL; PhysioNet when it is not set."""
     mirror = os.environ.get("ECGNB_MIRROR", "")
@@ -90,20 +104,22 @@ def _mirror() -> Path | str:
     return Path(mirror).resolve()
 
 
-def _download(name: str, sha256: str | None = None) -> Path:
+def _download(name: str, sha256: str | None = None, physionet: str = PHYSIONET) -> Path:
     """Path of `name` in the cache, fetched first if it is not there whole.
 
+    name : as a mirror and the cache have it; PhysioNet has it, without a folder, at the address `physionet`.
     Only what passed the test gets its name. The zips have no published digest (each recording is verified against
     the manifest instead), so their own check sums are tested. The test is noted beside the file, since it takes
     a second, with the size and the time of the file that it belongs to.
     """
     target = cache_dir() / "files" / name
-    note = target.with_name(f"{name}.tested")
+    note = target.with_name(f"{target.name}.tested")
     if note.exists() and note.read_text("utf-8") == _stamp(target):
         return target
     if not target.exists() or _fault(target, sha256):
         mirror = _mirror()
-        url = f"{mirror if isinstance(mirror, str) else PHYSIONET}{name}"
+        is_own = isinstance(mirror, str) and mirror != PHYSIONET
+        url = f"{mirror}{name}" if is_own else f"{physionet}{target.name}"
         try:
             _fetch(url, target, sha256)
         except _Broken:
@@ -170,9 +186,12 @@ def _received(url: str) -> Iterator[bytes]:
 
 def _unfetched(url: str, reason: str) -> NoRecordings:
     reason = reason.splitlines()[0][:160] if reason else "no reason given"
+    name, instead = PurePosixPath(url).name, 'use DATA="demo" for the synthetic set'
+    if name in NSTDB_FILES:
+        name, instead = f"nstdb/{name}", "go on without NSTDB: then noise is synthetic"
     return NoRecordings(
-        f"{_shown(url)} cannot be fetched ({_shown(reason)}). Set ECGNB_MIRROR to a folder that holds "
-        f'{PurePosixPath(url).name}, or use DATA="demo" for the synthetic set.'
+        f"{_shown(url)} cannot be fetched ({_shown(reason)}). Set ECGNB_MIRROR to a folder that holds {name}, or "
+        f"{instead}."
     )
 
 
@@ -187,9 +206,16 @@ def _stamp(path: Path) -> str:
 
 
 def _fault(path: Path, sha256: str | None) -> str:
-    """What is wrong with a downloaded file, or nothing: its digest if it is known, else a zip of recordings, whole."""
+    """What is wrong with a downloaded file, or nothing.
+
+    It has the published digest if that is known; else it is a zip of recordings, whole, or a WFDB file.
+    """
     if sha256:
         return "" if file_digest(path) == sha256 else "not the published file"
+    if path.suffix == ".hea":
+        return "" if re.match(rb"\w+ 2 360", path.read_bytes()) else "no header of two leads at 360 Hz"
+    if path.suffix == ".dat":
+        return "" if path.stat().st_size else "empty"
     try:
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith(".mat") for name in archive.namelist()):

@@ -105,7 +105,7 @@ def dataset_from_arrays(
         pieces = [piece / PER_MV[unit] for piece in pieces]
     if resample is not None and several != [resample]:
         _rates(resample, 1, name)
-        pieces = [_resampled(piece, rate, resample) for piece, rate in zip(pieces, rates, strict=True)]
+        pieces = [resampled(piece, rate, resample) for piece, rate in zip(pieces, rates, strict=True)]
         said.append(f"resampled from {', '.join(f'{rate:g}' for rate in several)} to {resample:g} Hz")
         several = [float(resample)]
     if len(several) > 1:
@@ -255,7 +255,7 @@ def _read_folder(folder: Path, reading: Reading, bad: str) -> tuple[dict[str, An
     wanted, read, skipped, rates = reading.leads, [], [], []
     for i, name in enumerate(bar(f"reading {folder.name}" * (len(names) >= 500), names, unit="rec")):
         try:
-            piece, rate, wanted = _read_record(folder, name, wanted)
+            piece, rate, wanted = read_record(folder, name, wanted)
         except EcgnbError as error:
             if bad == "error":
                 raise
@@ -280,8 +280,13 @@ def _read_folder(folder: Path, reading: Reading, bad: str) -> tuple[dict[str, An
     return given, skipped
 
 
-def _read_record(folder: Path, name: str, wanted: tuple[str, ...] | None) -> tuple[np.ndarray, float, tuple[str, ...]]:
-    """One WFDB record: (length, leads) mV, its rate in Hz, the names of its leads."""
+def read_record(
+    folder: Path, name: str, wanted: tuple[str, ...] | None = None
+) -> tuple[np.ndarray, float, tuple[str, ...]]:
+    """One WFDB record: (length, leads) mV, its rate in Hz, the names of its leads; wanted : of those to take.
+
+    Raises EcgnbError, in one line, for a record that cannot be read whole.
+    """
     import wfdb  # here, because it takes two seconds to import
 
     header = folder / f"{name}.hea"
@@ -405,7 +410,7 @@ def _chosen(x: Any, leads: Sequence[str] | None, wanted: Sequence[str], where: s
     return [np.asarray(one)[:, index] for one in x]
 
 
-def _resampled(piece: np.ndarray, fs: float, to: float) -> np.ndarray:
+def resampled(piece: np.ndarray, fs: float, to: float) -> np.ndarray:
     """(length, leads) at another rate; beyond its ends a line is assumed, so that an offset makes no step there."""
     ratio = Fraction(to / fs).limit_denominator(1000)
     return signal.resample_poly(piece, ratio.numerator, ratio.denominator, axis=0, padtype="line")

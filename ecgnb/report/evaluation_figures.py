@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from ecgnb.attacks.noise import NOISE_TITLES
 from ecgnb.constants import BAND, WINDOW
 from ecgnb.metrics import Estimate
 from ecgnb.report import style
+from ecgnb.report.tables import noise_title
 
 Curve = Mapping[str, Sequence[float]]
 
@@ -148,6 +150,39 @@ def transfer_figure(success: Mapping[str, Mapping[str, Estimate]], subtitle: str
     ax.set(xlabel="evaluated on", ylabel="crafted on")
     bar = fig.colorbar(image, ax=ax, label="attack success rate")
     bar.outline.set_visible(False)
+    return fig
+
+
+@style.styled
+def noise_panels(found: Mapping[str, Any], subtitle: str) -> Figure:
+    """Challenge score and AF recall against SNR: a column for each noise, a colour for each model, clean at the left.
+
+    found : what `noise_stress.noise_stress` returns
+    """
+    noises, snr_db = found["noise"], found["snr_db"]
+    at = range(len(snr_db) + 1)  # clean, then every SNR
+    fig = style.new_figure(10.5, 6.6, "Scores under noise, 95 % intervals", subtitle)
+    axes = fig.subplots(2, len(noises), sharex=True, sharey=True, squeeze=False)
+    for column, (noise, models) in zip(axes.T, noises.items(), strict=True):
+        for name, (colour, dash, marker) in style.looks(models).items():
+            scores = [found["clean"][name], *models[name]]
+            for ax, estimates in zip(
+                column,
+                ([one["challenge_score"] for one in scores], [one["recall"]["A"] for one in scores]),
+                strict=True,
+            ):
+                low, high = zip(*(estimate["ci95"] for estimate in estimates), strict=True)
+                curve = {"at": at, "value": [estimate["value"] for estimate in estimates], "low": low, "high": high}
+                style.band(ax, curve, "at", color=colour, ls=dash, marker=marker, ms=4, label=name)
+        column[0].set_title(noise_title(noise), fontweight="bold")
+        column[1].set_xlabel("SNR, dB")
+    for ax in axes.flat:
+        ax.set_xticks(at, ["clean", *snr_db])
+        ax.set_ylim(-0.02, 1.02)
+        style.tidy(ax, "")
+    axes[0, 0].set_ylabel("challenge score")
+    axes[1, 0].set_ylabel("AF recall")
+    style.legend_below(fig)
     return fig
 
 

@@ -282,6 +282,20 @@ def noise_table(report: Report) -> pd.DataFrame:
     return table.rename(lambda key: _title(report, key))
 
 
+def noise_title(name: str) -> str:
+    """A kind of noise of `noise_stress` in words; what is synthetic is called so."""
+    return name.replace("_", " ").replace("nstdb", "NSTDB")
+
+
+def snr_table(found: Mapping[str, Any], measure: Callable[[Any], Estimate]) -> pd.DataFrame:
+    """A measure of the scores of `noise_stress`, with its interval: clean, and for each noise and SNR. Models are columns."""
+    rows = {("clean", MISSING): {name: measure(scores) for name, scores in found["clean"].items()}}
+    for noise, models in found["noise"].items():
+        for i, snr_db in enumerate(found["snr_db"]):
+            rows[noise_title(noise), f"{snr_db} dB"] = {name: measure(scores[i]) for name, scores in models.items()}
+    return table_of(rows, "noise", "SNR", cell=with_interval)
+
+
 def threat_table(report: Report) -> pd.DataFrame:
     """A row for each other threat model: what attacks leave of the recordings that it is about."""
     rows = {

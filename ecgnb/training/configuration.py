@@ -60,9 +60,9 @@ class TrainingConfig:
     class_counts: str = _setting(
         "drawn", "recordings whose classes are counted: drawn (for the epoch), or all (of training)", ("drawn", "all")
     )
-    shift: bool = _setting(False, "baseline: random crop of long recordings and circular shift")
-    amplitude: bool = _setting(False, "baseline: random polarity and amplitude (±25 %%)")
-    noise: float = _setting(0.0, "baseline: largest SD of added white noise, z-units", ">= 0 and <= 1000")
+    shift: bool = _setting(False, "random circular shift; baseline: also a random crop of long recordings")
+    amplitude: bool = _setting(False, "random polarity and amplitude (±25 %%)")
+    noise: float = _setting(0.0, "largest SD of added white noise, z-units", ">= 0 and <= 1000")
     statistics: str = _setting(
         "recomputed",
         "batch-norm statistics for inference: recomputed (without dropout, after every epoch), or "

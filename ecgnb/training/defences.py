@@ -7,7 +7,7 @@ dev. `loop.train` runs them all. `register` adds one of one's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +30,9 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 class Defence:
     """What defences share: a class-balanced draw for every epoch, cross-entropy, and a rule of selection.
+
+    Augmentation (`shift`, `amplitude`, `noise`; off unless asked for) is applied last, to clean and attacked recordings
+    alike. So an attack is no less noisy than what it is told from.
 
     Selected is the epoch with the best mean of two challenge scores on dev: clean, and with recordings of every
     class attacked untargeted. (For other classes than the challenge's, of two means of F1.) So neither accuracy nor robustness can be bought with all of the other, nor
@@ -87,6 +90,12 @@ class Defence:
         for first in range(0, len(drawn), self.config.batch_size):
             yield drawn[first : first + self.config.batch_size]
 
+    def _altered(self, x: Iterable[np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Training recordings `rows`, each clean or attacked as in `x`, `altered` as the configuration says."""
+        lengths = self.train_set.lengths[rows].tolist()
+        each = zip(x, lengths, strict=True)
+        return np.stack([altered(one.copy(), length, self.config, rng) for one, length in each])
+
     def _problem(self, rows: np.ndarray) -> AttackProblem:
         """Training recordings under the threat model."""
         return self.threat.on(self.train_set.take(rows))
@@ -101,10 +110,9 @@ class Baseline(Defence):
     def chunks(self, drawn, rng):
         data = self.train_set
         if data.signals[0].dtype == np.int16:  # the challenge's, some of which are longer than the window
-            x = np.stack([augment(data.signals[i], self.config, rng) for i in drawn])[..., None]
+            yield np.stack([augment(data.signals[i], self.config, rng) for i in drawn])[..., None], data.y[drawn]
         else:
-            x = np.stack([altered(data.x[i].copy(), int(data.lengths[i]), self.config, rng) for i in drawn])
-        yield x, data.y[drawn]
+            yield self._altered((data.x[i] for i in drawn), drawn, rng), data.y[drawn]
 
     @staticmethod
     def criterion(row):
@@ -121,10 +129,10 @@ class HalfAttacked(Defence):
 
     def chunks(self, drawn, rng):
         clean, attacked = self.split(drawn)
+        rows = np.concatenate([clean, attacked])
         x = np.concatenate([self.train_set.x[clean], self.adversarial(attacked, rng)])
-        y = self.train_set.y[np.concatenate([clean, attacked])]
-        order = rng.permutation(len(y))
-        yield x[order], y[order]
+        order = rng.permutation(len(rows))
+        yield self._altered(x[order], rows[order], rng), self.train_set.y[rows[order]]
 
     def split(self, drawn: np.ndarray) -> Arrays:
         """(clean, attacked) recordings of a draw."""
@@ -230,7 +238,8 @@ class Fast(Defence):
 
     def chunks(self, drawn, rng):
         for rows in self._batches(drawn):
-            yield fgsm(self.classifier, self._problem(rows), rng).x, self.train_set.y[rows]
+            attacked = fgsm(self.classifier, self._problem(rows), rng).x
+            yield self._altered(attacked, rows, rng), self.train_set.y[rows]
 
     def own_scores(self, subset, history, row):
         rng = np.random.default_rng(self.config.seed)
@@ -267,7 +276,7 @@ class Trades(Defence):
             problem = self._problem(rows)
             attacked = kl_ascent(self.classifier, problem, self.config, rng).x
             pairs = np.stack([problem.x, attacked], axis=1).reshape(-1, *attacked.shape[1:])
-            yield pairs, np.repeat(problem.y, 2)
+            yield self._altered(pairs, np.repeat(rows, 2), rng), np.repeat(problem.y, 2)
 
     @staticmethod
     def loss(config):
@@ -375,7 +384,7 @@ def augment(signal: np.ndarray, config: TrainingConfig, rng: np.random.Generator
 
 
 def altered(x: np.ndarray, length: int, config: TrainingConfig, rng: np.random.Generator) -> np.ndarray:
-    """One window, (samples,) or (samples, leads), as `augment` alters it, in place; length : its true samples."""
+    """One window, (samples,) or (samples, leads), as `augment` alters it but for the crop, in place; length : true samples."""
     if config.shift:
         x[:length] = np.roll(x[:length], int(rng.integers(length)), axis=0)
     if config.amplitude:
