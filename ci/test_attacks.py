@@ -13,9 +13,11 @@ from scipy.optimize import linprog
 
 from ecgnb.attacks.apgd import apgd, apgd_targets
 from ecgnb.attacks.balls import L2, Ball, BandLimited, Linf
+from ecgnb.attacks.fab import fab
 from ecgnb.attacks.losses import cross_entropy, logit_ratio
 from ecgnb.attacks.noise import NOISE_BASELINES, add_noise, noise_attack
 from ecgnb.attacks.pgd import pgd
+from ecgnb.attacks.preprocessing import BPDA, EoT, PreprocessedClassifier
 from ecgnb.attacks.result import AttackResult
 from ecgnb.attacks.smooth import smooth, smooth_kernel
 from ecgnb.attacks.square import square
@@ -25,6 +27,7 @@ from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
 from ecgnb.models import network
 from ecgnb.models.files import load_model
+from ecgnb.models.function_classifier import FunctionClassifier
 from ecgnb.models.keras_classifier import KerasClassifier
 
 N = 9000
@@ -36,6 +39,7 @@ ATTACKS = {
     "APGD-CE": partial(apgd, steps=10),
     "APGD-DLR": partial(apgd, steps=10, loss=logit_ratio),
     "APGD-T": partial(apgd_targets, steps=10),
+    "FAB-T": partial(fab, steps=10),
     "Square": partial(square, queries=20),
     "SAP": partial(smooth, steps=10),
 }
@@ -124,6 +128,32 @@ def test_gradient_attacks_reach_the_closed_form_optimum_in_l2(two_sided, batch, 
         result = attack(classifier, problem(x, 0 * batch[1], 0.05, kind=L2))
         assert (result.success == success).all()
         assert success or np.allclose(_gain(result, x, w), 0.05 * norm, rtol=0.05)
+
+
+def test_fab_finds_the_minimal_perturbation_of_a_linear_model(linear, batch):
+    """The nearest boundary of a linear model is (z_y − z_t) / sum|w_y − w_t| away, over the samples that may change."""
+    model, weights = linear
+    lengths = np.array([N, 4000, 2700, N, N])
+    x = np.where(np.arange(N)[:, None] < lengths[:, None, None], batch[0], 0).astype(np.float32)
+    z = x[..., 0].astype(float) @ weights
+    y = z.argmax(axis=1)
+    distances = []
+    for row, (true, length) in enumerate(zip(y, lengths, strict=True)):
+        slopes = np.abs(weights[:length, [true]] - weights[:length].astype(float)).sum(axis=0)
+        distances.append(min((z[row, true] - z[row, c]) / slopes[c] for c in range(4) if c != true))
+    least, classifier = np.array(distances), KerasClassifier(model)
+    posed = problem(x, y, 1.0, Goal(None), lengths=lengths)
+    reachable = fab(classifier, posed.resized(1.02 * least), steps=10)
+    assert reachable.success.all() and _inside(posed.resized(1.02 * least), reachable.x)
+    assert (posed.ball.size(reachable.x) > 0.999 * least).all()
+    assert not fab(classifier, posed.resized(0.98 * least), steps=10).success.any()
+
+
+def test_fab_towards_a_target_succeeds_where_the_target_is_predicted(linear, batch):
+    """Of a success it asks for the target, not for any other class; and it need not pass by the label."""
+    posed = problem(batch[0], np.full(5, 3), 0.05, Goal(2))
+    found = fab(KerasClassifier(linear[0]), posed, steps=10)
+    assert found.success.all() and (found.logits.argmax(axis=1) == 2).all()
 
 
 def test_smooth_attack_reaches_the_optimum_of_its_smaller_set(two_sided, batch):
@@ -439,6 +469,65 @@ def test_the_baseline_falls_to_pgd_and_not_to_noise_of_the_same_size(validation)
     noisy_recall, attacked_recall = ((result.logits.argmax(axis=1) == 0).mean() for result in (noisy, attacked))
     assert clean > 0.7 and abs(clean - noisy_recall) < 0.15 and attacked_recall < 0.3
     assert _inside(posed, attacked.x) and _inside(posed, noisy.x)
+
+
+# ---- around what hides the gradient ----
+
+SIGNS = np.random.default_rng(0).choice([-1.0, 1.0], 300)
+
+
+def mean_of_signs(ripple: float) -> FunctionClassifier:
+    """Logits ∓Σ w·(x + ripple·sin(1000 x)/1000): the ripple moves no decision, and may be most of the gradient."""
+
+    def logits(x):
+        z = (x[..., 0] + ripple * np.sin(1000.0 * x[..., 0]) / 1000) @ SIGNS
+        return np.stack([-z, z], axis=1)
+
+    def gradient(x, weights):
+        return (weights[:, 1] - weights[:, 0])[:, None, None] * SIGNS[:, None] * (1 + ripple * np.cos(1000.0 * x))
+
+    return FunctionClassifier(logits, gradient, ("A", "N"), FS, (300, 1), f"signs, {ripple}")
+
+
+@pytest.fixture(scope="module")
+def second():
+    """Four recordings of a second. They are 20 from the boundary, and ε 0.1 gains at most 30."""
+    x = np.random.default_rng(1).normal(size=(4, 300, 1)).astype(np.float32)
+    x = _at_distance(x, SIGNS, -20.0)
+    return AttackProblem(np.zeros(4, int), Goal(1), Linf(x, np.full(4, 0.1), np.ones(x.shape, bool)))
+
+
+def test_eot_finds_what_randomness_hides(second):
+    """Noise on the input: each draw has a gradient of its own, nearly of random sign, and their mean is that of the signal."""
+    rng, model = np.random.default_rng(5), mean_of_signs(10.0)
+
+    def noisy(x, fs):
+        return (x + 0.01 * rng.standard_normal(x.shape)).astype(np.float32), np.asarray
+
+    random = PreprocessedClassifier(model, noisy)
+    plain, averaged = pgd(random, second), pgd(EoT(random, 200), second)
+    assert not model.logits(plain.x).argmax(axis=1).any() and not plain.success.any()
+    assert model.logits(averaged.x).argmax(axis=1).all() and averaged.success.all()
+
+
+def rounded(x):
+    return (np.round(x / 0.05) * 0.05).astype(np.float32)
+
+
+def test_bpda_finds_what_rounding_hides(second):
+    model = mean_of_signs(0.0)
+    quantised = PreprocessedClassifier(model, lambda x, fs: (rounded(x), np.zeros_like))
+    plain, around = pgd(quantised, second), pgd(BPDA(model, rounded), second)
+    assert (plain.x == second.x).all() and not plain.success.any()
+    assert around.success.all() and quantised.logits(around.x).argmax(axis=1).all()
+
+
+def test_bpda_takes_another_gradient_backwards(second):
+    """Polarity is turned, then rounded: the gradient as it is would lead away from the goal."""
+    model = mean_of_signs(0.0)
+    posed = AttackProblem(second.y, second.goal, Linf(-second.x, second.ball.radius, second.ball.mask))
+    assert pgd(BPDA(model, lambda x: rounded(-x), np.negative), posed).success.all()
+    assert not pgd(BPDA(model, lambda x: rounded(-x)), posed).success.any()
 
 
 def _at_distance(x, w, value):

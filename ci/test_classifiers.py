@@ -12,7 +12,7 @@ from conftest import recordings, small_network
 from keras import layers, ops
 
 from ecgnb.__main__ import main
-from ecgnb.attacks import Threat, cross_entropy, divergence, logit_ratio, pgd
+from ecgnb.attacks import Threat, cross_entropy, divergence, logit_margin, logit_ratio, pgd
 from ecgnb.attacks.losses import class_logit
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.engine import from_classifier, from_keras, named_models
@@ -41,7 +41,10 @@ def by_backend(loss, z, y, t) -> tuple[np.ndarray, np.ndarray]:
     return value, gradient[..., 0]
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, logit_ratio, divergence, class_logit], ids=lambda loss: loss.__name__)
+LOSSES = [cross_entropy, logit_ratio, logit_margin, divergence, class_logit]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize("classes", [2, 3, 4, 5])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_both_forms_of_a_loss_agree(loss, classes, targeted):

@@ -386,7 +386,7 @@ def test_a_network_that_finds_2_of_16_af_passes_no_check(small, tmp_path):
     report = evaluate(few, af, Suite("tiny", {"pgd20": pgd_attack(2)}, minimal_steps=1))
     assert report.conditions["clean"].scores["recall"]["A"]["count"] == 2 and len(af) == 16
     posed = Threat().on(af.take(report.predicted("clean") == 0))
-    found = run_checks(few, small, posed, run_attacks(quick, few, posed, how), quick["pgd"], how)
+    found = run_checks(few, small, posed, quick, run_attacks(quick, few, posed, how), how)
     verdicts = {check.verdict for check in found}
     assert UNDECIDED in verdicts and PASS not in verdicts
     said = "undecided: too few correctly classified recordings (2 of 16) to conclude"
@@ -441,9 +441,10 @@ def test_the_command_evaluates_a_model_and_resumes(small, tmp_path, monkeypatch,
     assert said.startswith("DEMO (SYNTHETIC)") and "DEMO (SYNTHETIC)" in html
     assert said.index("true class") < said.index("verdict: undecided: too few correctly classified recordings")
     assert not {"pass"} & {check.verdict for check in report.checks}
+    assert "the check for label leaking" in said and "other_classes" not in report.conditions
     assert len(report.attacked) == report.about.class_counts["A"] == 4
     assert {"clean", "pgd20", "square", "worst_case", "emg", "emg_rms"} <= set(report.conditions)
-    assert len(report.checks) == 15 and report.signals["pgd20"] and report.curves["attack"]
+    assert len(report.checks) == 17 and report.signals["pgd20"] and report.curves["attack"]
     assert "url(#paper)" in html and "evaluate " + file in html and "http" not in html
 
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}

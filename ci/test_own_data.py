@@ -28,6 +28,7 @@ from ecgnb.evaluation.engine import evaluate, transfer
 from ecgnb.evaluation.examples import save_examples
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.evaluation.suites import Budget, attack_suite, results_suite, suite, threat_cases
+from ecgnb.models.classifier import predicted_classes
 from ecgnb.models.keras_classifier import KerasClassifier
 
 FS, SAMPLES, LEADS, CLASSES = 100, 800, ("I", "II", "V1"), ("N", "V", "S", "F")
@@ -475,7 +476,17 @@ def test_own_data_of_three_leads_is_evaluated_whole(model, monkeypatch, tmp_path
     worst = report.conditions["worst_case"]
     assert worst.robust_recall["n"] == n and report.conditions["clean"].scores["accuracy"]["value"] == 1
     assert "mains" not in report.conditions and any("60 Hz mains: recordings of 8 s" in one for one in report.left_out)
-    assert len(report.checks) == 15 and report.certification["curve"]["value"]
+    is_targeted = bool(threat.target)  # 12 recordings of the other two classes
+    assert len(report.checks) == 17 + is_targeted and report.certification["curve"]["value"]
+    assert ("no_label_leaking" in {check.name for check in report.checks}) == is_targeted
+    assert any("label leaking" in one for one in report.left_out) != is_targeted
+    if is_targeted:
+        others, title = np.isin(data.y, [CLASSES.index("S"), CLASSES.index("F")]), "PGD-20 on other classes, crafted on sines"
+        assert report.conditions["other_classes"].title == title
+        posed = threat.on(data.take(others))
+        expected = predicted_classes(suites.STUDY_ATTACK(model.classifier, posed).logits)
+        assert (report.predicted("other_classes")[others] == expected).all()
+        assert (report.predicted("other_classes")[~others] == report.predicted("clean")[~others]).all()
     is_z, is_raw = settings.get("unit") == "z", settings.get("standardise") == "none"
     assert bool(report.curve_uv) == bool(report.minimal_epsilon.get("uv")) == (not is_z)
     assert ("largest_uv_V1" in report.signals["pgd20"]) == (not is_z)

@@ -9,9 +9,11 @@ in a recording whichever others are attacked with it. Only `universal`, whose pe
 """
 
 from ecgnb.attacks.apgd import apgd, apgd_targets
-from ecgnb.attacks.losses import cross_entropy, divergence, logit_ratio
+from ecgnb.attacks.fab import fab
+from ecgnb.attacks.losses import cross_entropy, divergence, logit_margin, logit_ratio
 from ecgnb.attacks.noise import NOISE_BASELINES, add_noise, noise_attack
 from ecgnb.attacks.pgd import pgd, random_points
+from ecgnb.attacks.preprocessing import BPDA, EoT
 from ecgnb.attacks.result import AttackResult, from_examples
 from ecgnb.attacks.smooth import smooth
 from ecgnb.attacks.square import square
@@ -19,9 +21,11 @@ from ecgnb.attacks.threats import AttackProblem, Goal, Threat
 from ecgnb.attacks.universal import apply_universal, universal
 
 __all__ = [
+    "BPDA",
     "NOISE_BASELINES",
     "AttackProblem",
     "AttackResult",
+    "EoT",
     "Goal",
     "Threat",
     "add_noise",
@@ -30,7 +34,9 @@ __all__ = [
     "apply_universal",
     "cross_entropy",
     "divergence",
+    "fab",
     "from_examples",
+    "logit_margin",
     "logit_ratio",
     "noise_attack",
     "pgd",

@@ -83,11 +83,7 @@ class LogitRatio(Loss):
     def _closed_form(self, z, y, t):
         classes, is_targeted = z.shape[1], (t >= 0)[:, None]
         true = _one_hot(y, z)
-        others = np.where(true > 0, -np.inf, z)
-        is_best = (others == others.max(axis=1, keepdims=True)) & (true == 0)
-        other = is_best / np.maximum(
-            is_best.sum(axis=1, keepdims=True), 1
-        )  # the gradient of a maximum, shared by equals
+        other = _largest(np.where(true > 0, -np.inf, z))
         if classes == 2:
             return (z * (other - true)).sum(axis=1), other - true
         order = np.argsort(z, axis=1, kind="stable")
@@ -98,6 +94,27 @@ class LogitRatio(Loss):
         denominator = denominator + SMALLEST
         gradient = (over * denominator - numerator * below) / denominator**2
         return (numerator / denominator)[:, 0], gradient
+
+
+class LogitMargin(Loss):
+    """The target's logit minus the largest other; untargeted, the largest other minus that of y.
+
+    `Goal.margin` in a form that can be differentiated (Carlini & Wagner 2017, arXiv 1608.04644, their f6).
+    """
+
+    __name__ = "logit_margin"
+
+    def __call__(self, z, y, t):
+        from keras import ops
+
+        chosen = ops.one_hot(ops.where(t < 0, y, t), z.shape[-1], dtype=z.dtype)
+        lead = ops.sum(z * chosen, axis=-1) - ops.max(z - 1e9 * chosen, axis=-1)
+        return ops.where(t < 0, -lead, lead)
+
+    def _closed_form(self, z, y, t):
+        sign, chosen = np.where(t < 0, -1, 1)[:, None], _one_hot(np.where(t < 0, y, t), z)
+        over = sign * (chosen - _largest(np.where(chosen > 0, -np.inf, z)))
+        return (z * over).sum(axis=1), over
 
 
 class Divergence(Loss):
@@ -132,7 +149,8 @@ class ClassLogit(Loss):
         return (z * chosen).sum(axis=1), chosen
 
 
-cross_entropy, logit_ratio, divergence, class_logit = CrossEntropy(), LogitRatio(), Divergence(), ClassLogit()
+cross_entropy, logit_ratio, logit_margin = CrossEntropy(), LogitRatio(), LogitMargin()
+divergence, class_logit = Divergence(), ClassLogit()
 
 
 def _of(z, classes):
@@ -145,6 +163,12 @@ def _of(z, classes):
 def _one_hot(classes: np.ndarray, z: np.ndarray) -> np.ndarray:
     """(n, classes) 1.0 at each recording's class; of a negative class all zeros."""
     return (np.arange(z.shape[1]) == classes[:, None]).astype(np.float64)
+
+
+def _largest(z: np.ndarray) -> np.ndarray:
+    """(n, classes) the gradient of each row's maximum, shared by equals; none where all are -infinity or a NaN is."""
+    is_largest = (z == z.max(axis=1, keepdims=True)) & (z > -np.inf)
+    return is_largest / np.maximum(is_largest.sum(axis=1, keepdims=True), 1)
 
 
 def _log_softmax(z: np.ndarray) -> np.ndarray:

@@ -1,16 +1,18 @@
 """Input transformations between electrode and network: the recorder's pass-band, and the z-score.
 
 A transformation maps x to what the network takes, and takes a gradient back the other way, so that an attacker
-who knows of it can attack through it.
+who knows of it can attack through it. `BPDA` is for a transformation without a gradient, `EoT` for a random one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy import fft
 
+from ecgnb import values
 from ecgnb.constants import BAND
 from ecgnb.models.classifier import Classifier
 
@@ -84,6 +86,53 @@ class PreprocessedClassifier:
         z, back = self.transformation(x, self.fs)
         value, logits, gradient = self.classifier.loss_and_gradient(z, y, targets, loss)
         return value, logits, back(gradient)
+
+
+class BPDA(PreprocessedClassifier):
+    """A classifier behind a transformation that gives no useful gradient, such as rounding, to be attacked around it.
+
+    Backward pass differentiable approximation (Athalye et al. 2018, arXiv 1802.00420): forwards the transformation
+    itself, backwards that of something similar. forward : x (n, samples, leads) float32 -> the same shape; backward :
+    a gradient with respect to what the classifier takes -> with respect to x; by default the gradient as it is.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        forward: Callable[[np.ndarray], np.ndarray],
+        backward: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ):
+        super().__init__(classifier, partial(_approximated, forward=forward, backward=backward))
+
+
+class EoT:
+    """A random classifier as its mean over draws, to be attacked in expectation.
+
+    Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397): loss, logits and gradient are means over
+    that many calls. classifier : draws anew at every call, such as a `PreprocessedClassifier` whose transformation is
+    random.
+    """
+
+    def __init__(self, classifier: Classifier, draws: int):
+        self.classifier, self.draws = classifier, values.read("draws", draws, 16, values.COUNT)
+        self.classes, self.fs, self.shape = classifier.classes, classifier.fs, classifier.shape
+        self.low_precision = classifier.low_precision
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """As `Classifier.logits`."""
+        return np.mean([self.classifier.logits(x) for _ in range(self.draws)], axis=0)
+
+    def loss_and_gradient(
+        self, x: np.ndarray, y: np.ndarray, targets: np.ndarray, loss: Callable
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `Classifier.loss_and_gradient`."""
+        drawn = [self.classifier.loss_and_gradient(x, y, targets, loss) for _ in range(self.draws)]
+        value, logits, gradient = (np.mean(part, axis=0) for part in zip(*drawn, strict=True))
+        return value, logits, gradient
+
+
+def _approximated(x: np.ndarray, fs: float, forward: Callable, backward: Callable) -> tuple[np.ndarray, Callable]:
+    return np.asarray(forward(x), np.float32), backward
 
 
 def _real_lengths(x: np.ndarray) -> np.ndarray:

@@ -44,12 +44,17 @@ class Goal:
         The logit of the target minus the best other; untargeted, the best other minus that of the label. Infinite
         where logits are not finite.
         """
-        rows, labels = np.arange(len(y)), y if self.target is None else self.target
-        others = logits.copy()
-        others[rows, labels] = -np.inf
-        lead = logits[rows, labels] - others.max(axis=1)
-        margin = -lead if self.target is None else lead
+        (raised, lowered), rows = self.boundary(logits, y), np.arange(len(y))
+        margin = logits[rows, raised] - logits[rows, lowered]
         return np.where(np.isfinite(logits).all(axis=1), margin, np.inf)
+
+    def boundary(self, logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) classes, twice: whose logit has to rise above which other."""
+        labels = y if self.target is None else np.full_like(y, self.target)
+        others = logits.copy()
+        others[np.arange(len(y)), labels] = -np.inf
+        best = others.argmax(axis=1)
+        return (best, y) if self.target is None else (labels, best)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ are at hand; `run_checks` makes the results and calls them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from itertools import pairwise
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from ecgnb.attacks import AttackProblem, AttackResult, Goal, add_noise, cross_entropy, from_examples
+from ecgnb.attacks.losses import class_logit
 from ecgnb.attacks.noise import random_sign
-from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks, run_each
+from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, chunks, run_attacks, run_each
 from ecgnb.evaluation.schema import Check
 from ecgnb.evaluation.suites import STUDY_ATTACK, Attack
-from ecgnb.metrics import FEWEST
+from ecgnb.metrics import FEWEST, compare_rates
 from ecgnb.models.classifier import Classifier
 
 PASS, WARN, FAIL, UNDECIDED = "pass", "warn", "fail", "undecided"
@@ -61,15 +62,27 @@ def large_epsilon_always_succeeds(success: np.ndarray, epsilon: float):
 
 
 @check("twice the work changes little", "report the larger budget, and double again until nothing changes")
-def more_work_changes_little(success: np.ndarray, doubled: np.ndarray):
-    """Twice the steps and starts should find next to nothing new (Carlini et al.).
+def more_work_changes_little(success: np.ndarray, doubled: np.ndarray, attack: str):
+    """The strongest attack with twice its steps and starts should find next to nothing new (Carlini et al.).
 
-    success : (n,) bool, any attack succeeds; doubled : (n,) bool, PGD with twice its steps and starts succeeds.
+    success : (n,) bool, any attack succeeds; doubled : (n,) bool, also that attack doubled; attack : its title.
     """
-    gained, n = int((doubled & ~success).sum()), len(success)
+    gained, tried, n = int((doubled & ~success).sum()), int((~success).sum()), len(success)
     share = gained / max(1, n)
     verdict = PASS if gained <= 1 or share <= 0.02 else WARN if share <= 0.1 else FAIL
-    return verdict, f"{gained} of {n} more with twice the steps and starts"
+    evidence = f"{gained} of {n} more by {attack} with twice the work; tried on the {tried} that withstood every attack"
+    return verdict, evidence
+
+
+@check(
+    "PGD and Auto-PGD find the same recordings",
+    "report the worst of both; where Auto-PGD finds many more, PGD's step size misleads it: the loss is not smooth",
+)
+def pgd_agrees_with_apgd(by_pgd: np.ndarray, by_apgd: np.ndarray):
+    """Fixed and adaptive steps, (n,) bool each: where one finds much that the other misses, neither is the worst case."""
+    only_pgd, only_apgd, n = int((by_pgd & ~by_apgd).sum()), int((by_apgd & ~by_pgd).sum()), len(by_pgd)
+    verdict = PASS if max(only_pgd, only_apgd) <= max(2, AGREEMENT * n) else WARN
+    return verdict, f"of {n} recordings {only_pgd} by PGD only, {only_apgd} by Auto-PGD only"
 
 
 @check(
@@ -103,37 +116,104 @@ def white_box_beats_transfer(white: np.ndarray, transfer: np.ndarray, noise: np.
     missed = int((transfer & ~white).sum())
     counts = [int(success.sum()) for success in (white, transfer, noise)]
     evidence = "successes: {} white-box, {} transferred, {} noise".format(*counts)
-    verdict = FAIL if counts[2] > counts[0] else _by_count(missed, 2)
-    return verdict, f"{evidence}, of {len(white)}; {missed} by transfer only"
+    evidence = f"{evidence}, of {len(white)}; {missed} by transfer only"
+    return (FAIL, evidence) if counts[2] > counts[0] else _with_power(_by_count(missed, 2), evidence, transfer)
 
 
 @check(
     "Square does not beat the white-box attacks",
-    "the gradient is masked: attack a smooth approximation of what hides it (BPDA)",
+    "the gradient is masked: attack a smooth approximation of what hides it (`attacks.BPDA`)",
 )
 def square_does_not_win(white: np.ndarray, black: np.ndarray):
     """An attack without gradients must not find what those with them miss."""
     missed = int((black & ~white).sum())
-    return _by_count(missed, 0), f"{missed} of {len(white)} successes of Square only"
+    evidence = f"{int(black.sum())} of {len(white)} successes of Square, {missed} of Square only"
+    return _with_power(_by_count(missed, 0), evidence, black)
+
+
+@dataclass(frozen=True)
+class GradientPath:
+    """Gradients at the start of the study's attack and along its path, recordings last.
+
+    largest : (`GRADIENTS`, iterates, n) largest entry, in absolute value, of the gradient of the untargeted
+    cross-entropy, of the attack's loss, and of the two logits of the margin: one that must rise, one that must fall;
+    predicted, actual : (iterates, n) change of the attack's loss by a small step, by its gradient and in fact;
+    is_open : (iterates, n) bool, the goal is not reached there. NaN where a gradient is not finite.
+    """
+
+    largest: np.ndarray
+    predicted: np.ndarray
+    actual: np.ndarray
+    is_open: np.ndarray
+
+
+GRADIENTS = ("untargeted cross-entropy", "the attack's loss", "the logit to raise", "the logit to lower")
+ITERATES = (0, 5, 10, 15)  # of 20
+PROBE = 0.05  # radii, half a step of the study's attack: far enough to notice what a gradient at a point misses
+
+
+def gradient_path(problem: AttackProblem, classifier: Classifier) -> GradientPath:
+    """The study's attack, and what its gradients are worth at some of its iterates."""
+    goal, ball, y, x = problem.goal, problem.ball, problem.y, problem.x
+    undirected, found = np.full(len(y), -1), []
+    for k in range(max(ITERATES) + 1):
+        value, logits, gradient = classifier.loss_and_gradient(x, y, problem.targets, cross_entropy)
+        if k in ITERATES:
+            asked = ((y, cross_entropy), *((classes, class_logit) for classes in goal.boundary(logits, y)))
+            saturating, up, down = (classifier.loss_and_gradient(x, of, undirected, loss)[2] for of, loss in asked)
+            if logits.shape[1] == 2:  # only their difference matters: one of two may be constant
+                up = down = up - down
+            largest = [np.abs(g * ball.mask).max(axis=(1, 2)) for g in (saturating, gradient, up, down)]
+            ahead = ball.project(x + PROBE * ball.step(gradient))
+            predicted = (gradient * (ahead.astype(np.float64) - x)).sum(axis=(1, 2))
+            actual = cross_entropy.with_gradient(classifier.logits(ahead), y, problem.targets)[0] - value
+            found.append((np.array(largest), predicted, actual, goal.margin(logits, y) <= 0))
+        x = ball.project(x + STUDY_ATTACK.settings["step"] * ball.step(gradient))
+    largest, predicted, actual, is_open = (np.stack(part, axis=-2) for part in zip(*found, strict=True))
+    return GradientPath(largest, predicted, actual, is_open)
 
 
 @check(
     "gradients are finite and not zero",
-    "attack with a loss that does not saturate (logit ratio), or around what rounds or clips",
+    "attack with a loss that does not saturate (logit ratio), what comes before a clipped logit, or around what rounds "
+    "or clips the input (`attacks.BPDA`)",
 )
-def gradients_are_alive(classifier: Classifier, problem: AttackProblem):
-    """Finite and not zero, for the loss that saturates first: untargeted cross-entropy (I4)."""
-    targets = np.full(len(problem), -1)
-    _, _, gradient = classifier.loss_and_gradient(problem.x, problem.y, targets, cross_entropy)
-    finite = np.isfinite(gradient).all(axis=(1, 2))
-    dead = ~finite | (np.abs(gradient).max(axis=(1, 2)) == 0)
-    verdict = FAIL if dead.any() else PASS
-    return verdict, f"{int(dead.sum())} of {len(dead)} recordings have none"
+def gradients_are_alive(path: GradientPath):
+    """At the start and along the path, for the attack's loss and both logits of its margin (Pintor et al., I4).
+
+    Also for the loss that saturates first, untargeted cross-entropy. A logit's gradient counts as zero, too, if it is
+    a thousandth of the other's: logits of one network come from the same layers, and one that is clipped leaves the
+    attack with the other alone.
+    """
+    largest = path.largest
+    alive = np.isfinite(largest) & (largest > 0)
+    alive[2:] &= largest[2:] > 1e-3 * largest[:1:-1]
+    dead = (~alive & path.is_open).any(axis=1)
+    evidence = f"{int(dead.any(axis=0).sum())} of {dead.shape[1]} recordings have none at some iterate"
+    lost = ", ".join(f"{name} in {count}" for name, count in zip(GRADIENTS, dead.sum(axis=1), strict=True) if count)
+    return (FAIL, f"{evidence}: {lost}") if lost else (PASS, evidence)
+
+
+@check(
+    "the gradient predicts what a small step does",
+    "the gradient is shattered: attack around what makes the loss rough (`attacks.BPDA`), or follow the mean gradient of "
+    "noisy copies (`attacks.EoT`)",
+)
+def gradient_predicts_the_loss(path: GradientPath):
+    """The rise of the attack's loss by half a step, as a share of the rise that its gradient promises.
+
+    A shattered gradient (Athalye et al. 2018) promises what no step keeps. PLACEHOLDER
+    """
+    predicted, actual = (np.where(path.is_open, change, 0).sum(axis=0) for change in (path.predicted, path.actual))
+    is_promised = predicted > 0
+    share = float(np.median(actual[is_promised] / predicted[is_promised])) if is_promised.any() else 0.0
+    verdict = PASS if share >= 0.5 else WARN if share >= 0.25 else FAIL
+    return verdict, f"half a step keeps {share:.0%} of what the gradient promises, in the median of {len(predicted)}"
 
 
 @check(
     "outputs repeat, whatever the batch",
-    "the model is random or in training mode: fix it, or attack its expectation (EOT)",
+    "the model is random or in training mode: fix it, or attack its expectation (`attacks.EoT`)",
 )
 def outputs_repeat(classifier: Classifier, problem: AttackProblem):
     """The same recording gives the same logits: a second time, and whatever else is in the batch."""
@@ -207,9 +287,27 @@ def loss_has_settled(result: AttackResult):
     return PASS if share < 0.1 else WARN, evidence
 
 
-OF_MODEL = (outputs_repeat, logits_are_attacked, gradients_are_alive, gradients_ignore_the_batch)
-FULL_BALL = ("pgd", "apgd_ce", "apgd_dlr")  # gradient attacks that may use the full ball
+@check(
+    "no label leaking: the attack does not create the class that it attacks",
+    "part of the recall under attack is label leaking (Kurakin et al. 2017): count recordings correct before and under "
+    "the attack, and attack every class in training",
+)
+def no_label_leaking(clean: np.ndarray, attacked: np.ndarray):
+    """A model that learnt "whatever is perturbed is AF" keeps its AF recall under attack, without being robust.
+
+    clean, attacked : (n,) bool, recordings of other classes predicted as the attacked class, before and under the
+    attack of training. A rise is tested by McNemar's exact test.
+    """
+    before, under, p = int(clean.sum()), int(attacked.sum()), compare_rates(clean, attacked)["p"]
+    verdict = PASS if under <= before or p >= 0.05 else WARN if p >= 0.01 else FAIL
+    evidence = f"{before} of {len(clean)} recordings of other classes predicted as the attacked one, {under} under attack"
+    return verdict, f"{evidence}; p {p:.1g}"
+
+
+OF_MODEL = (outputs_repeat, logits_are_attacked, gradients_ignore_the_batch)
+FULL_BALL = ("pgd", "apgd_ce", "apgd_dlr", "fab")  # gradient attacks that may use the full ball, where a suite has them
 SUBSET = ("pgd_band", "sap")  # and those that keep to smooth perturbations
+AGREEMENT = 0.15  # share of recordings that one of PGD and Auto-PGD may find alone: 0.10 on the shipped models
 LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of it need be left
 
 
@@ -217,19 +315,20 @@ def run_checks(
     model: EvaluatedModel,
     surrogate: EvaluatedModel | None,
     problem: AttackProblem,
-    attacks: Mapping[str, AttackResult],
-    random_start: Attack,
+    attacks: Mapping[str, Attack],
+    results: Mapping[str, AttackResult],
     how: Execution,
+    leaking: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Check]:
     """All checks of an evaluation.
 
-    problem : recordings that the model classifies correctly, under the study's threat model; attacks : the results
-    of a whole suite on them; random_start : that suite's PGD, to be doubled; surrogate : another model, to
-    transfer from; without one that check is left out. Fewer recordings than `metrics.FEWEST` can show that something is
-    wrong, not that nothing is: then no check passes.
+    problem : recordings that the model classifies correctly, under the study's threat model; attacks : of a whole
+    suite; results : theirs on these recordings; surrogate : another model, to transfer from; leaking : what
+    `no_label_leaking` takes. Without one of the last two its check is left out. Fewer recordings than
+    `metrics.FEWEST` can show that something is wrong, not that nothing is: then no check passes.
     """
     classifier, radius = model.classifier, problem.ball.radius
-    study, steps = attacks["pgd20"], 20
+    study, steps = results["pgd20"], 20
     until_success = STUDY_ATTACK.with_settings(until_success=True)
     sizes = {factor: f"pgd20, {factor} ε" for factor in (0.25, 0.5, 2)}
     large = problem.resized(np.full(len(problem), LARGE))
@@ -246,38 +345,53 @@ def run_checks(
                 run_attacks({f"pgd20 for {model.name}": STUDY_ATTACK}, surrogate, problem, how) if surrogate else {}
             ),
             "of_model": lambda: how.workers.map(_applied, OF_MODEL, shared=(classifier, problem)),
+            "path": lambda: how.workers.map(gradient_path, chunks(problem, how.workers), shared=(classifier,)),
         }
     )
     made, crafted = parts["attacks"], [result.x for result in parts["surrogate"].values()]
     strong = made["any_iterate"]
-    white = strong.success | study.success
-    for name in FULL_BALL:
-        white = white | attacks[name].success
-    subset = np.any([attacks[name].success for name in SUBSET], axis=0)
-    twice = random_start.with_settings(**{name: 2 * random_start.settings[name] for name in ("steps", "restarts")})
-    doubled, left = white.copy(), np.flatnonzero(~white)
-    doubled[left], _ = cascade({"pgd doubled": twice}, model, problem.rows(left), how)
+    by_pgd = _any(study, strong, results["pgd"])
+    by_apgd = _any(results["apgd_ce"], results["apgd_dlr"])
+    white = by_pgd | _any(*(results[name] for name in FULL_BALL if name in results))
+    subset = _any(*(results[name] for name in SUBSET))
+    twice = doubled_strongest(attacks, results)
+    by_any = _any(strong, *results.values())
+    doubled, left = by_any.copy(), np.flatnonzero(~by_any)
+    doubled[left], _ = cascade({f"{twice.title}, doubled": twice}, model, problem.rows(left), how)
     success = {factor: made[name].success for factor, name in sizes.items()} | {1: study.success}
     by_epsilon = {factor * float(np.median(radius)): found for factor, found in success.items()}
     noise = add_noise(problem, random_sign, seed=how.seed)
     noisy, *transferred = how.workers.map(_examples_of, [noise, *crafted], shared=(classifier, problem))
+    path = _joined(parts["path"])
     found = [
         *parts["of_model"],
+        gradients_are_alive(path),
+        gradient_predicts_the_loss(path),
         loss_rises(study),
         loss_has_settled(study),
         no_success_is_passed_over(study.success, strong.success),
         success_grows_with_epsilon(by_epsilon),
         large_epsilon_always_succeeds(made["large"].success, LARGE),
-        iterating_beats_one_step(attacks["fgsm"].success, strong.success),
-        more_work_changes_little(white, doubled),
+        iterating_beats_one_step(results["fgsm"].success, strong.success),
+        pgd_agrees_with_apgd(by_pgd, by_apgd),
+        more_work_changes_little(by_any, doubled, twice.title),
         full_ball_beats_subset(white, subset),
         *(white_box_beats_transfer(white, result.success, noisy.success) for result in transferred),
-        square_does_not_win(white, attacks["square"].success),
+        square_does_not_win(white, results["square"].success),
         untargeted_beats_targeted(strong.success, made["untargeted"].success),
+        *([no_label_leaking(*leaking)] if leaking else []),
     ]
     if len(problem) >= FEWEST:
         return found
     return [replace(one, verdict=UNDECIDED) if one.verdict == PASS else one for one in found]
+
+
+def doubled_strongest(attacks: Mapping[str, Attack], results: Mapping[str, AttackResult]) -> Attack:
+    """The gradient attack of a suite with the most successes, with twice its steps and, where it has some, starts."""
+    names = [name for name in (*FULL_BALL, *SUBSET) if name in attacks]
+    strongest = attacks[max(names, key=lambda name: results[name].success.sum())]
+    amounts = {name: 2 * value for name, value in strongest.settings.items() if name in ("steps", "restarts")}
+    return strongest.with_settings(**amounts)
 
 
 def _applied(function: Callable, classifier: Classifier, problem: AttackProblem) -> Check:
@@ -288,6 +402,23 @@ def _examples_of(x: np.ndarray, classifier: Classifier, problem: AttackProblem) 
     return from_examples(classifier, problem, x)
 
 
+def _joined(parts: Sequence[GradientPath]) -> GradientPath:
+    """Paths of some recordings each, as one."""
+    return GradientPath(*(np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(GradientPath)))
+
+
+def _any(*results: AttackResult) -> np.ndarray:
+    """(n,) bool: one of the attacks succeeds."""
+    return np.any([result.success for result in results], axis=0)
+
+
 def _by_count(missed: int, warn_up_to: int = 1) -> str:
     """Pass for none, a warning for a few, else fail."""
     return PASS if missed == 0 else WARN if missed <= warn_up_to else FAIL
+
+
+def _with_power(verdict: str, evidence: str, success: np.ndarray) -> tuple[str, str]:
+    """Undecided instead of pass where an attack that should find no more than another succeeds on next to nothing."""
+    if verdict == PASS and success.sum() <= max(1, 0.05 * len(success)):
+        return UNDECIDED, f"{evidence}: no power to show a masked gradient"
+    return verdict, evidence

@@ -151,6 +151,12 @@ class _Evaluation:
                 self.left_out += [
                     "the check of transferred attacks: no shipped model takes such recordings; --surrogate gives one"
                 ]
+        self.other_rows = self._other_rows()
+        if suite.checks and not len(self.other_rows):
+            self.left_out += [
+                f"the check for label leaking: it needs a target, and {metrics.FEWEST} recordings of classes that are "
+                "neither the target nor attacked"
+            ]
         self.problem = suite.threat.on(self.subset)
         self.clean = self._predict(dataset.x)
         check_defined(self.clean, dataset.names, model.name)
@@ -172,6 +178,8 @@ class _Evaluation:
             "noise": self._noise,
             "grid": self._grid,
         }
+        if len(self.other_rows):
+            first["other_classes"] = self._other_classes
         if suite.minimal_steps:
             first["noise_curves"] = self._noise_curves
         if suite.extras:
@@ -187,9 +195,10 @@ class _Evaluation:
                 self.model,
                 self.surrogate,
                 self.problem.rows(self.is_correct),
+                suite.attacks,
                 {name: result.rows(self.is_correct) for name, result in attacks.items()},
-                suite.attacks["pgd"],
                 how,
+                self._leaking(parts["other_classes"]) if "other_classes" in parts else None,
             )
             second["noise_rms"] = lambda: self._noise_at_rms(attacks["pgd20"])
             second["signals"] = lambda: self._signals(attacks, parts["noise"])
@@ -213,6 +222,24 @@ class _Evaluation:
             return {}
         made = run_attacks(self.suite.transferred, self.surrogate, self.problem, self.how)
         return {name: self._predict(result.x) for name, result in made.items()}
+
+    def _other_rows(self) -> np.ndarray:
+        """Recordings of the classes that the threat model leaves alone, if the suite has checks and they suffice for one."""
+        threat, symbols = self.suite.threat, np.array(self.dataset.classes)[self.dataset.y]
+        rows = np.flatnonzero((symbols != threat.attack_class) & (symbols != threat.target))
+        return rows if self.suite.checks and threat.target and len(rows) >= metrics.FEWEST else rows[:0]
+
+    def _other_classes(self) -> np.ndarray:
+        """Predicted classes of those recordings under the study's attack, crafted on the surrogate if there is one."""
+        problem = self.suite.threat.on(self.dataset.take(self.other_rows))
+        attack = {"pgd20 on other classes": STUDY_ATTACK}
+        (made,) = run_attacks(attack, self.surrogate or self.model, problem, self.how).values()
+        return self._predict(made.x)
+
+    def _leaking(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `checks.no_label_leaking` takes."""
+        attacked = self.dataset.classes.index(self.suite.threat.attack_class)
+        return self.clean[self.other_rows] == attacked, predicted == attacked
 
     def _cases(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """name -> (rows of the data set, predicted classes there) under every other threat model."""
@@ -389,6 +416,10 @@ class _Evaluation:
             kind = "attack" if len(case.attacks) == 1 else "worst_case"
             everyone = self._spread(rows, predicted)
             conditions[name] = self._condition(case.title, kind, case.threat, everyone)
+        if "other_classes" in parts:
+            title = f"{STUDY_ATTACK.title} on other classes, crafted on {(self.surrogate or self.model).name}"
+            everyone = self._spread(self.other_rows, parts["other_classes"])
+            conditions["other_classes"] = self._condition(title, "other_classes", None, everyone)
         for name, predicted in parts["noise"].items():
             title = NOISE_TITLES[name]
             conditions[name] = self._condition(title, "noise", suite.threat, predicted)

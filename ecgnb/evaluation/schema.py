@@ -56,11 +56,13 @@ class Condition:
     """What a model predicts under one condition: clean, under an attack, or under noise.
 
     title : for people; kind : "clean", "attack" (white-box), "transfer" (crafted on another model), "worst_case" (the
-    strongest of several attacks, recording by recording) or "noise"; threat : fields of `Threat`, None when clean;
+    strongest of several attacks, recording by recording), "noise", or "other_classes" (the study's attack on recordings
+    of the classes that are neither attacked nor the target, see `checks.no_label_leaking`); threat : fields of
+    `Threat`, None when clean and of other classes;
     predictions : classes, in the order of `Report.records`; recordings that are not attacked keep
     their clean prediction; "?" where logits are not finite, which counts as broken by the attack. scores : of `metrics.scores`, over all recordings.
 
-    Of the attacked recordings, None when clean:
+    Of the attacked recordings, None without a threat:
     robust_recall : correctly classified before the attack, and the attack does not reach its goal; of all attacked
     attack_success_rate : the attack reaches its goal; of those correctly classified before it
     median_queries : forward passes of an attack
@@ -80,7 +82,8 @@ class Condition:
 class Check:
     """A verdict on the evaluation itself; what it rests on; what to do if it is "warn" or "fail".
 
-    verdict : "pass", "warn", "fail", or "undecided" where nothing is wrong but the recordings are too few to pass it.
+    verdict : "pass", "warn", "fail", or "undecided" where nothing is wrong, but too few recordings, or too few
+    successes of the attack that it compares with, could show it.
     """
 
     name: str
@@ -154,7 +157,7 @@ class Report:
         """(n,) bool: correctly classified when clean, and the attack reaches its goal; False where not attacked."""
         threat = self.conditions[condition].threat
         if threat is None:
-            raise EcgnbError(f"nothing is attacked under condition {condition}")
+            raise EcgnbError(f"no recording of the threat model is attacked under condition {condition}")
         target, attacked = threat["target"], threat["attack_class"]
         goal = Goal(self.classes.index(target) if target else None)
         y, correct = self.y, self.predicted("clean") == self.y

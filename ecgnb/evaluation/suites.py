@@ -18,6 +18,7 @@ from ecgnb.attacks import (
     apgd_targets,
     apply_universal,
     cross_entropy,
+    fab,
     from_examples,
     logit_ratio,
     pgd,
@@ -173,7 +174,7 @@ def notebook_suite(threat: Threat, attack: Attack, *, transferred: bool = False,
 class Budget:
     """What a whole evaluation may cost.
 
-    pgd_steps, restarts : of PGD; apgd_steps : of each Auto-PGD; queries : of Square; smooth_steps : of SAP;
+    pgd_steps, restarts : of PGD; apgd_steps : of each Auto-PGD, and of FAB-T; queries : of Square; smooth_steps : of SAP;
     passes : of the universal perturbation over its recordings; minimal_steps : at each ε of the search for the
     minimal ε; draws : noisy predictions of each recording for a certificate.
     """
@@ -189,7 +190,7 @@ class Budget:
 
 
 def attack_suite(budget: Budget, fs: float = FS) -> dict[str, Attack]:
-    """The nine attacks. All but FGSM and PGD-20 as in the study stop at success.
+    """The nine attacks of every suite. All but FGSM and PGD-20 as in the study stop at success.
 
     With a target, APGD-DLR maximises the targeted ratio: it is AutoAttack's APGD-T for that one class. fs : sampling
     rate of the recordings, Hz, above half of which no pass-band reaches.
@@ -260,9 +261,12 @@ def whole_suite(name: str, threat: Threat = STUDY_THREAT, dataset: Dataset | Non
         raise EcgnbError(f"suite {name} is for L∞ without a band, which its attacks add; L2 and a band are cases of it")
     budget = BUDGETS[name]
     quick = name == "quick"
+    attacks = attack_suite(budget, dataset.fs if dataset else FS)
+    if name == "full":  # with Auto-PGD and Square that is AutoAttack, whose Square is in 2-D
+        attacks |= {"fab": Attack("FAB-T", fab, dict(steps=budget.apgd_steps))}
     return Suite(
         name,
-        attack_suite(budget, dataset.fs if dataset else FS),
+        attacks,
         threat,
         cases={} if quick else threat_cases(budget, threat, dataset),
         noise=NOISE,
