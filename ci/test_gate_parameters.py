@@ -367,7 +367,7 @@ def given(text: str) -> dict:
         ("01_baseline", "-y {MAX_ITER: 2e1}", "MAX_ITER", 20),
         ("01_baseline", "-y {EPSILON: 5e-2}", "EPSILON", 0.05),
         ("01_baseline", "-y {EPS_STEP: 1e-2}", "EPS_STEP", 1e-2),
-        ("02_static", "-p MODEL ", "MODEL", "static"),
+        ("02_static", "-p MODEL ", "MODEL", ""),
         ("01_baseline", "-p EPSILON 1/255", "EPSILON", 1 / 255),
         ("01_baseline", "-p EPSILON 0", "EPSILON", 0),
         ("01_baseline", "-r EPOCHS 0", "EPOCHS", 0),

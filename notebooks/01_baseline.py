@@ -45,7 +45,6 @@ from ecgnb.report import figures, tables
 from ecgnb.training.configuration import overrides, shipped_name
 
 out = notebook.start(OUT)
-MODEL = MODEL or shipped_name("baseline", PROTOCOL)
 
 # %% [markdown]
 # ## The model
@@ -62,6 +61,7 @@ MODEL = MODEL or shipped_name("baseline", PROTOCOL)
 # single settings.
 
 # %% tags=["setup"]
+MODEL = MODEL or shipped_name("baseline", PROTOCOL)
 chosen = dict(epochs=EPOCHS, batch_size=BATCH_SIZE, precision=PRECISION, seed=SEED) | overrides(OVERRIDES)
 config = training_config("baseline", PROTOCOL, **chosen) if EPOCHS else None
 

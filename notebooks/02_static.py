@@ -49,8 +49,6 @@ from ecgnb.training.configuration import overrides, shipped_name
 from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
-BASELINE = BASELINE or shipped_name("baseline", PROTOCOL)
-MODEL = MODEL or shipped_name("static", PROTOCOL)
 
 # %% [markdown]
 # ## The training configuration
@@ -64,6 +62,8 @@ MODEL = MODEL or shipped_name("static", PROTOCOL)
 # `PROTOCOL`, as do all settings that are not parameters above. `OVERRIDES` changes single ones.
 
 # %% tags=["setup"]
+BASELINE = BASELINE or shipped_name("baseline", PROTOCOL)
+MODEL = MODEL or shipped_name("static", PROTOCOL)
 chosen = dict(
     epochs=EPOCHS,
     per_class=PER_CLASS,

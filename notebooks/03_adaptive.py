@@ -53,9 +53,6 @@ from ecgnb.training.configuration import overrides, shipped_name
 from ecgnb.training.selection import best_and_last
 
 out = notebook.start(OUT)
-BASELINE = BASELINE or shipped_name("baseline", PROTOCOL)
-STATIC = STATIC or shipped_name("static", PROTOCOL)
-MODEL = MODEL or shipped_name("adaptive", PROTOCOL)
 
 # %% [markdown]
 # ## From scratch, on a small network
@@ -156,6 +153,9 @@ tables.table_of(scores, "training", cell=tables.with_counts)
 # Notebook 6 compares both configurations after the same number of epochs.
 
 # %% tags=["setup"]
+BASELINE = BASELINE or shipped_name("baseline", PROTOCOL)
+STATIC = STATIC or shipped_name("static", PROTOCOL)
+MODEL = MODEL or shipped_name("adaptive", PROTOCOL)
 chosen = dict(
     epochs=EPOCHS,
     per_class=PER_CLASS,
