@@ -152,7 +152,9 @@ def test_records_are_fetched_once_and_only_whole(nstdb, tmp_path, monkeypatch):
 
     with fuzz_files.served(serve) as url:
         monkeypatch.setenv("ECGNB_MIRROR", url)
-        with pytest.raises(download.NoRecordings, match=r"em\.hea cannot be fetched.*nstdb/em\.hea, or go on without NSTDB"):
+        with pytest.raises(
+            download.NoRecordings, match=r"em\.hea cannot be fetched.*nstdb/em\.hea, or go on without NSTDB"
+        ):
             load_nstdb("physionet", FS)
         assert not (tmp_path / "files" / "nstdb" / "em.hea").exists()
         for _ in range(2):

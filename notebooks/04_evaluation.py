@@ -438,7 +438,8 @@ display(score.loc[[row for row in score.index if row[1] in ("—", "12 dB", "0 d
 notebook.folded(score, "challenge score at every SNR")
 notebook.folded(tables.snr_table(under_noise, lambda scores: scores["recall"]["A"]), "AF recall at every SNR")
 notebook.folded(
-    tables.snr_table(under_noise, lambda scores: scores["difference"]), f"challenge score minus that of {models[0].name}"
+    tables.snr_table(under_noise, lambda scores: scores["difference"]),
+    f"challenge score minus that of {models[0].name}",
 )
 
 # %% [markdown]
