@@ -251,3 +251,24 @@ def test_the_stored_result_is_that_of_the_shipped_models():
         assert report.about.signals == about["signals"]
         clean = np.array(report.conditions["clean"].scores["confusion"])
         assert np.abs(clean - stored["clean"][name]["confusion"]).sum() <= 4  # two recordings on another processor
+
+
+def test_notebook_4_says_what_the_stored_result_says():
+    stored = json.loads(STORED.read_text("utf-8"))
+    changes = {
+        (noise, name): [
+            one["challenge_score"]["value"] - stored["clean"][name]["challenge_score"]["value"] for one in scores
+        ]
+        for noise, models in stored["noise"].items()
+        for name, scores in models.items()
+    }
+    lost = {name: f"{-changes['synthetic_muscle_artefact', name][4]:.2f}" for name in stored["digests"]}
+    said = "at 0 dB baseline loses {baseline}, static {static}, adaptive {adaptive}, and fast {fast}".format(**lost)
+    text = (ROOT / "notebooks" / "04_evaluation.py").read_text("utf-8").replace("\n# ", " ")
+    assert said in text and "changes no challenge score by more than 0.02." in text
+    assert max(abs(change) for each in changes.values() for change in each[:3]) < 0.0205
+    at_0_db = {name: stored["noise"]["synthetic_muscle_artefact"][name][4]["confusion"] for name in stored["digests"]}
+    for name, counts in at_0_db.items():
+        before = np.array(stored["clean"][name]["confusion"])
+        fewer = np.trace(before) - np.trace(counts)
+        assert np.array(counts)[:3, 3].sum() - before[:3, 3].sum() > fewer / 2, "most are predicted as noisy"
