@@ -19,7 +19,6 @@ from ecgnb.data.dataset import Dataset
 from ecgnb.data.nstdb import RECORDS, load_nstdb
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import noise_stress, signals
-from ecgnb.evaluation.engine import named_model
 from ecgnb.evaluation.run import EvaluatedModel
 from ecgnb.report.evaluation_figures import noise_panels
 from ecgnb.report.runs import read_run
@@ -246,9 +245,8 @@ def test_the_stored_result_is_that_of_the_shipped_models():
     assert about["data"] == "PhysioNet/CinC Challenge 2017" and list(stored["digests"]) == about["model"].split()
     assert all(re.match("(synthetic|nstdb)_", kind) for kind in stored["noise"])
     for name, digest in stored["digests"].items():
-        assert named_model(name).digest == digest
-        report = read_run(STORED.parent / f"{name}.json").reports["test"]
-        assert report.about.signals == about["signals"]
+        report = read_run(STORED.parent / f"{name}.json").reports["test"]  # of the shipped weights, see test_results
+        assert (report.about.digest, report.about.signals) == (digest, about["signals"])
         clean = np.array(report.conditions["clean"].scores["confusion"])
         assert np.abs(clean - stored["clean"][name]["confusion"]).sum() <= 4  # two recordings on another processor
 
