@@ -1,6 +1,6 @@
 """For maintainers: the shipped models under noise on the test fold, stored in figures/results/noise_stress.json.
 
-Usage: python ci/noise.py [--nstdb physionet | --nstdb FOLDER]        (needs the real recordings; about six minutes)
+Usage: python ci/noise.py [--nstdb physionet | --nstdb FOLDER]        (needs the real recordings; about ten minutes)
 
 Notebook 4 shows the result. Without --nstdb, noise is synthetic, and the result says so.
 """

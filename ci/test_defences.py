@@ -167,16 +167,16 @@ def test_the_learning_rate_is_cut_on_a_plateau_also_after_an_interruption(
 
 @pytest.mark.parametrize("defence", DEFENCES)
 def test_noise_is_added_to_clean_and_attacked_recordings_alike(defence, small, demo_train):
-    """To the real samples of each in the first piece of an epoch, with an SD of its own up to the setting."""
+    """To the real samples of each in a whole epoch, with an SD of its own up to the setting."""
 
-    def first_piece(noise: float) -> np.ndarray:
-        config = tiny(defence, shift=False, amplitude=False, noise=noise)
+    def epoch(noise: float) -> np.ndarray:
+        config = tiny(defence, batch_size=24, shift=False, amplitude=False, noise=noise)
         tested = defences.BY_NAME[defence](config, demo_train, KerasClassifier(small, 8), small)
         rng = np.random.default_rng(1)
         return next(tested.chunks(tested.draw(rng), rng))[0]
 
-    quiet = first_piece(0)
-    added = first_piece(0.25) - quiet
+    quiet = epoch(0)
+    added = epoch(0.25) - quiet
     assert (added[quiet == 0] == 0).all() and (quiet == 0).any()
     sds = np.array([one[x != 0].std() for one, x in zip(added, quiet, strict=True)])
     assert (sds > 0).all() and sds.max() < 0.26 and np.ptp(sds) > 0.1

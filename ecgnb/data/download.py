@@ -89,7 +89,9 @@ def find_nstdb(folder: Path | None = None) -> Path:
         return place
     if folder:
         raise EcgnbError(f"{folder}: holds no {missing[0]}; put the files of {NSTDB} there, or name another folder")
-    return [_download(f"nstdb/{name}", physionet=NSTDB) for name in NSTDB_FILES][0].parent
+    for name in NSTDB_FILES:
+        path = _download(f"nstdb/{name}", physionet=NSTDB)
+    return path.parent
 
 
 def _mirror() -> Path | str:

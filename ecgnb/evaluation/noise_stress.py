@@ -119,8 +119,9 @@ def noise_stress(
     for name, noise in noises.items():
         added = noise_at_0_db(dataset, noise, seed)
         for snr_db in SNR_DB:
-            for model, scores in _scores(models, dataset, at_snr(dataset, added, snr_db), seed).items():
-                found[name][model].append(scores)
+            scores = _scores(models, dataset, at_snr(dataset, added, snr_db), seed)
+            for model in models:
+                found[name][model.name].append(scores[model.name])
             conditions.update()
     conditions.close()
     about = describe(dataset, seed=seed, model=" ".join(model.name for model in models), suite="noise_stress")
