@@ -23,11 +23,13 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation.schema import Report
 from ecgnb.evaluation.workers import HERE, Workers, workers
 from ecgnb.files import file_errors, write_json, write_text
+from ecgnb.report import comparison
 from ecgnb.report.runs import read_run
 from ecgnb.training.configuration import overrides
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_training.ipynb"
 TABLE = "results.csv"
+CORRECT = "correct_clean_and_attacked"
 FINISHED = "finished.json"  # a run's parameters, written last
 
 Plan = dict[str, dict[str, str]]  # name of a run -> parameters of the notebook
@@ -175,6 +177,8 @@ def _numbers(report: Report) -> list[dict[str, Any]]:
         if condition.robust_recall and condition.attack_success_rate:
             measures["robust_recall"] = condition.robust_recall
             measures["attack_success_rate"] = condition.attack_success_rate
+            if condition.threat == report.threat and report.threat["attack_class"]:
+                measures[CORRECT] = comparison.measure(report, key, CORRECT)
         if condition.kind == "noise" and {"A", "N"} <= set(report.classes):
             measures["noise_false_positive_rate"] = report.rate(key, "N", "A")
         for measure, one in measures.items():

@@ -77,7 +77,7 @@ def test_any_classes_and_threat_stand_in_report_tables_and_page():
     assert "VT recall, clean" in tables.findings_table({"mine": report})
     assert "VT F1, clean" in tables.summary_table({"mine": report})
     card = comparison.score_table({"validation": report})
-    assert {"sinus rhythm F1", "macro F1", "VT recall, PGD-20"} <= set(card.index)
+    assert {"sinus rhythm F1", "macro F1", "robust recall, PGD-20"} <= set(card.index)
     everyone = own_report(threat=Threat("", ""))
     assert tables.recall_name(everyone) == "accuracy" and "macro F1, clean" in tables.summary_table({"": everyone})
     for made in (report, everyone):

@@ -20,15 +20,7 @@ from ecgnb.files import array_digest
 from ecgnb.report import comparison
 from ecgnb.report.card import card
 from ecgnb.report.comparison import Claim
-from ecgnb.report.runs import (
-    RunResult,
-    best_and_last,
-    read_controls,
-    read_run,
-    read_runs,
-    run_result,
-    write_run,
-)
+from ecgnb.report.runs import RunResult, best_and_last, read_controls, read_run, read_runs, run_result, write_run
 from ecgnb.report.tables import markdown
 from ecgnb.training.configuration import DEFENCES
 
@@ -302,6 +294,20 @@ def test_controls_that_cannot_be_read_are_named_with_the_remedy(tmp_path):
     (tmp_path / "controls.json").write_text("{")
     with pytest.raises(EcgnbError, match=r"controls\.json: cannot be read.*ci/controls\.py"):
         read_controls(tmp_path)
+
+
+def test_the_stored_controls_are_those_of_the_shipped_models():
+    folder = ROOT / "figures" / "results"
+    stored = read_controls(folder)
+    shipped = {path.stem for path in (ROOT / "models").glob("*.keras")}
+    assert shipped <= set(stored["validation"]["models"])
+    for split in ("validation", "test"):
+        for name, found in stored[split]["models"].items():
+            report = read_run(folder / f"{name}.json").reports[split]
+            assert found["digest"] == report.about.digest, name
+            clean, counted = found["other_as_af"]["clean"], report.rate("clean", "O", "A")
+            assert clean["n"] == counted["n"] and abs(clean["count"] - counted["count"]) <= 1, name
+    assert stored["memorising"]["about"]["digest"] == stored["test"]["models"]["static"]["digest"]
 
 
 def test_the_area_under_the_roc_curve_is_that_of_scikit_learn():

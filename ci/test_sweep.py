@@ -146,6 +146,7 @@ def test_the_table_has_a_row_for_each_number_of_a_run(tmp_path):
     values = table.set_index(["condition", "measure"])["value"]
     assert values["clean", "recall_A"] == values["clean", "challenge_score"] == 1
     assert values["pgd20", "recall_A"] == values["pgd20", "robust_recall"] == 0
+    assert values["pgd20", "correct_clean_and_attacked"] == 0 and ("clean", "correct_clean_and_attacked") not in values
     assert values["pgd20", "attack_success_rate"] == 1 and values["pgd20", "f1_O"] == 1
     assert values["random_sign", "noise_false_positive_rate"] == 1
     row = table[(table["condition"] == "clean") & (table["measure"] == "accuracy")].iloc[0]

@@ -185,6 +185,10 @@ controls = runs.read_controls(notebook.resolve("figures/results"))
 comparison.memorising_table(controls["memorising"]["recall"])
 
 # %% [markdown]
+# Recall on recordings of its training is higher in every column, also where nothing is attacked. It is not more so on
+# transferred examples. So no memorising of adversarial examples shows here.
+
+# %% [markdown]
 # ## AF recall against ε
 #
 # One ε says little. **Look for** the distance between the two curves of white-box attacks, and for where they reach one

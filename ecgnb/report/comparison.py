@@ -36,23 +36,25 @@ PRESENTED = (  # the runs of the results table, in its order
     *("baseline-as-published", "adaptive-as-published"),
 )
 TITLES = {  # what a run is called in tables and figures, where its name does not say what it is
-    **{f"original-{model}": f"original-{model}, statistics as trained" for model in ("baseline", "static", "adaptive")},
     **{
-        f"original-{model}{RECOMPUTED}": f"original-{model}, statistics recomputed"
+        f"original-{model}": f"original-{model} (statistics as trained)" for model in ("baseline", "static", "adaptive")
+    },
+    **{
+        f"original-{model}{RECOMPUTED}": f"original-{model} (statistics recomputed)"
         for model in ("baseline", "static", "adaptive")
     },
-    "baseline-as-published": "baseline, dropout 0.5, as trained",
-    "adaptive-as-published": "adaptive, dropout 0.5, as trained",
+    "baseline-as-published": "baseline (dropout 0.5, as trained)",
+    "adaptive-as-published": "adaptive (dropout 0.5, as trained)",
 }
 # Title of a measure -> condition, and its name in the table of `ci/sweep.py`.
 CLEAN = {f"{CLASS_NAMES[symbol]} F1": ("clean", f"f1_{symbol}") for symbol in CLASSES} | {
     "challenge score": ("clean", "challenge_score"),
     "AF recall": ("clean", "recall_A"),
 }
-BOTH = "AF correct, clean and attacked"
+BOTH = "AF correct, clean and attacked"  # does not count AF that the attack itself moved there
 ATTACKED = {
-    "robust recall, PGD-20": ("pgd20", "robust_recall"),
     BOTH: ("pgd20", "correct_clean_and_attacked"),
+    "robust recall, PGD-20": ("pgd20", "robust_recall"),
     "AF F1, PGD-20": ("pgd20", "f1_A"),
     "ASR, PGD-20": ("pgd20", "attack_success_rate"),
     "robust recall, PGD-20 of 34 µV": ("pgd20_uv", "robust_recall"),
