@@ -204,7 +204,9 @@ tables.side_by_side(tables.minimal_epsilon, reports)
 #
 # Three of the checks, in more words:
 #
-# - **The gradient predicts what a small step does.** PLACEHOLDER
+# - **The gradient predicts what a step does.** A gradient promises how much a step raises the loss. Where the
+#   loss is smooth, the step does most of it. Where the loss has ripples shorter than a step, it does little: such a
+#   gradient is called *shattered*, and PGD does not get far.
 # - **Twice the work** doubles the attack with the most successes. It is tried on the recordings that
 #   withstood every attack, and the evidence says how many those were.
 # - **No label leaking** has a section of its own below.
