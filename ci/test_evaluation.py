@@ -23,8 +23,9 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import cache as cache_module
 from ecgnb.evaluation.cache import NUMBERS, cached, code_digest
 from ecgnb.evaluation.checks import PASS, UNDECIDED, run_checks
-from ecgnb.evaluation.engine import evaluate, from_keras, named_model, transfer, worst_case
+from ecgnb.evaluation.engine import evaluate, transfer, worst_case
 from ecgnb.evaluation.minimal import minimal_perturbation, robustness_curve, summarise
+from ecgnb.evaluation.named import from_keras, named_model
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks
 from ecgnb.evaluation.schema import as_json, from_json, read_report, write_report
 from ecgnb.evaluation.suites import (

@@ -43,7 +43,8 @@ import numpy as np
 
 from ecgnb import Threat, evaluate, load_data, load_model, named_model, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb.evaluation.engine import describe
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.report import figures, tables
 from ecgnb.training.selection import best_and_last

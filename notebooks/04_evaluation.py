@@ -40,6 +40,7 @@ from ecgnb.attacks.noise import emg
 from ecgnb.constants import BAND
 from ecgnb.data.dataset import balanced_index, load_data
 from ecgnb.evaluation import engine, schema, signals, suites
+from ecgnb.evaluation.named import named_model, named_models
 from ecgnb.report import evaluation_figures, figures, tables
 
 # %% tags=["setup"]
@@ -49,7 +50,7 @@ dataset = load_data(SPLIT, data=DATA)
 if COMPUTE and PER_CLASS:
     rows = balanced_index(dataset.y, PER_CLASS, np.random.default_rng(SEED))
     dataset = dataset.take(rows)
-evaluated = engine.named_models([notebook.resolve(name) for name in f"{MODELS} {OTHER_SEEDS}".split()])
+evaluated = named_models([notebook.resolve(name) for name in f"{MODELS} {OTHER_SEEDS}".split()])
 models = evaluated[: len(MODELS.split())]
 print(f"{dataset.title}: {len(dataset)} recordings, {len(dataset.of_class('A'))} AF")
 
@@ -98,7 +99,7 @@ folder, reports = out / "evaluation", {}
 for model in models:
     if COMPUTE:
         settings = dict(cache=folder / "cache", seed=SEED, progress=True)
-        other = engine.named_model("adaptive" if model.name == "baseline" else "baseline")
+        other = named_model("adaptive" if model.name == "baseline" else "baseline")
         report = engine.evaluate(model, dataset, suites.suite(SUITE), surrogate=other, **settings)
         schema.write_report(folder / f"{model.name}-{SPLIT}-{SUITE}.json", report)
     else:

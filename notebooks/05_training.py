@@ -37,6 +37,7 @@ from ecgnb import notebook
 from ecgnb.data.dataset import load_data
 from ecgnb.data.download import cache_dir
 from ecgnb.evaluation import engine, suites
+from ecgnb.evaluation.named import from_keras, named_model
 from ecgnb.report import card, figures, runs
 from ecgnb.training.configuration import defence_name, overrides, training_config
 
@@ -89,7 +90,7 @@ print(name, "·", origin, "·", settings["recordings"])
 
 # %%
 first = next(iter(datasets.values()))
-evaluated = engine.from_keras(model, name, settings["batch_size"], first.classes, first.fs)
+evaluated = from_keras(model, name, settings["batch_size"], first.classes, first.fs)
 described = engine.describe(first, seed=SEED, model=origin, digest=evaluated.digest)
 
 # %%
@@ -121,7 +122,7 @@ ends.drop(index="loss").astype(float).round(3)
 
 # %%
 start = START or ("" if settings["defence"] == "baseline" else "baseline")
-surrogate = engine.named_model(notebook.resolve(start)) if start else None
+surrogate = named_model(notebook.resolve(start)) if start else None
 suite = suites.results_suite(transferred=bool(start))
 how = dict(surrogate=surrogate, cache=cache_dir() / "attacks", seed=SEED, progress=True)
 reports = {split: engine.evaluate(evaluated, datasets[split], suite, **how) for split in splits}
