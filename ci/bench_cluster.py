@@ -47,7 +47,8 @@ def cluster_case(workers: int, size: Any, data: str) -> dict[str, Any]:
     from distributed import Client
 
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import evaluate, named_model
+    from ecgnb.evaluation.engine import evaluate
+    from ecgnb.evaluation.named import named_model
     from ecgnb.evaluation.suites import suite
     from ecgnb.evaluation.workers import HERE, Cluster, local_cluster
     from ecgnb.models.devices import one_core_a_batch

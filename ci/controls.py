@@ -24,7 +24,8 @@ from ecgnb.attacks import Threat
 from ecgnb.constants import CLASSES
 from ecgnb.data.dataset import Dataset, balanced_index, load_data
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import describe, evaluate, from_keras, named_models
+from ecgnb.evaluation.engine import describe, evaluate
+from ecgnb.evaluation.named import from_keras, named_models
 from ecgnb.evaluation.run import EvaluatedModel, Execution, run_attacks
 from ecgnb.evaluation.suites import STUDY_ATTACK, results_suite
 from ecgnb.files import array_digest, write_json

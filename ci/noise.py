@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ecgnb.data.dataset import load_data
-from ecgnb.evaluation.engine import named_models
+from ecgnb.evaluation.named import named_models
 from ecgnb.evaluation.noise_stress import noise_kinds, noise_stress
 from ecgnb.files import write_json
 

@@ -15,7 +15,7 @@ from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, cross_entropy, divergence, logit_margin, logit_ratio, pgd
 from ecgnb.attacks.losses import class_logit
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.engine import from_classifier, from_keras, named_models
+from ecgnb.evaluation.named import from_classifier, from_keras, named_models
 from ecgnb.models.classifier import check_fits
 from ecgnb.models.files import load_model, save_model
 from ecgnb.models.function_classifier import FunctionClassifier

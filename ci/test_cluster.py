@@ -20,8 +20,8 @@ from ecgnb.attacks import Threat, random_points, square
 from ecgnb.data import dataset as data
 from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import run, workers
-from ecgnb.evaluation.engine import from_keras
 from ecgnb.evaluation.minimal import run_minimal
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, chunks, run_attacks
 from ecgnb.evaluation.suites import BUDGETS, Attack, attack_suite, random_pgd
 from ecgnb.evaluation.workers import HERE

@@ -23,8 +23,9 @@ from ecgnb.errors import EcgnbError
 from ecgnb.evaluation import cache as cache_module
 from ecgnb.evaluation.cache import NUMBERS, cached, code_digest
 from ecgnb.evaluation.checks import PASS, UNDECIDED, run_checks
-from ecgnb.evaluation.engine import evaluate, from_keras, named_model, transfer, worst_case
+from ecgnb.evaluation.engine import evaluate, transfer, worst_case
 from ecgnb.evaluation.minimal import minimal_perturbation, robustness_curve, summarise
+from ecgnb.evaluation.named import from_keras, named_model
 from ecgnb.evaluation.run import EvaluatedModel, Execution, cascade, run_attacks
 from ecgnb.evaluation.schema import as_json, from_json, read_report, write_report
 from ecgnb.evaluation.suites import (
@@ -238,6 +239,10 @@ def test_every_attack_and_noise_baseline_of_every_suite_runs(lined_up):
         made = noise_attack(classifier, small, noise=noise, seed=1)
         assert 0 < np.abs(small.ball.delta(made.x)).max() <= 0.1, name
     assert [list(attack_suite(b)) for b in BUDGETS.values()] == 3 * [list(attack_suite(BUDGETS["full"]))]
+    full, standard = (suite(name).attacks for name in ("full", "standard"))
+    assert full.keys() - standard.keys() == {"fab"} and list(standard) == list(attack_suite(BUDGETS["standard"]))
+    known = posed.rows(np.array([1])).resized(np.array([0.051]))  # its minimal ε is 0.05
+    assert full["fab"](classifier, known, seed=1).success.all()
     untargeted = replace(small, goal=Goal(None))
     for name, attack in strongest(BUDGETS["quick"]).items():
         assert np.abs(untargeted.ball.delta(attack(classifier, untargeted).x)).max() <= 0.1, name

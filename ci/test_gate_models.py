@@ -23,7 +23,8 @@ from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, pgd
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.engine import describe, evaluate, from_keras, named_models, transfer
+from ecgnb.evaluation.engine import describe, evaluate, transfer
+from ecgnb.evaluation.named import from_keras, named_models
 from ecgnb.evaluation.schema import check_free, read_report
 from ecgnb.evaluation.suites import results_suite
 from ecgnb.models.classifier import signals, softmax

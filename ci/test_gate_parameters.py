@@ -23,7 +23,8 @@ from ecgnb.__main__ import main
 from ecgnb.attacks import Threat, apgd, apgd_targets, pgd, smooth, square, universal
 from ecgnb.data.dataset import balanced_index, find_data
 from ecgnb.errors import EcgnbError
-from ecgnb.evaluation.engine import evaluate, from_keras, transfer
+from ecgnb.evaluation.engine import evaluate, transfer
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.run import Execution
 from ecgnb.evaluation.suites import Suite, notebook_suite, pgd_attack, suite
 from ecgnb.evaluation.workers import workers

@@ -481,7 +481,10 @@ def test_own_data_of_three_leads_is_evaluated_whole(model, monkeypatch, tmp_path
     assert ("no_label_leaking" in {check.name for check in report.checks}) == is_targeted
     assert any("label leaking" in one for one in report.left_out) != is_targeted
     if is_targeted:
-        others, title = np.isin(data.y, [CLASSES.index("S"), CLASSES.index("F")]), "PGD-20 on other classes, crafted on sines"
+        others, title = (
+            np.isin(data.y, [CLASSES.index("S"), CLASSES.index("F")]),
+            "PGD-20 on other classes, crafted on sines",
+        )
         assert report.conditions["other_classes"].title == title
         posed = threat.on(data.take(others))
         expected = predicted_classes(suites.STUDY_ATTACK(model.classifier, posed).logits)

@@ -17,7 +17,8 @@ import numpy as np
 
 from ecgnb.data.dataset import Dataset, load_data
 from ecgnb.evaluation.cache import NUMBERS, code_digest
-from ecgnb.evaluation.engine import evaluate, named_model
+from ecgnb.evaluation.engine import evaluate
+from ecgnb.evaluation.named import named_model
 from ecgnb.evaluation.schema import Report
 from ecgnb.evaluation.suites import results_suite
 from ecgnb.files import write_json

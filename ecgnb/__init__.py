@@ -48,7 +48,7 @@ _PUBLIC = {
     "training_config": "ecgnb.training.configuration",
     "train": "ecgnb.training.loop",
     "suite": "ecgnb.evaluation.suites",
-    "named_model": "ecgnb.evaluation.engine",
+    "named_model": "ecgnb.evaluation.named",
     "evaluate": "ecgnb.evaluation.engine",
     "Report": "ecgnb.evaluation.schema",
 }

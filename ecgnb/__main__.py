@@ -236,7 +236,7 @@ def _model(options: argparse.Namespace) -> tuple[tuple[str, ...], float]:
 
 def _model_and_surrogate(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model to evaluate, and one to transfer attacks from: None if no shipped one takes the same recordings."""
-    from ecgnb.evaluation.engine import named_model, named_models
+    from ecgnb.evaluation.named import named_model, named_models
 
     settings = _model(options)
     if options.surrogate:
@@ -323,7 +323,8 @@ def _add_transfer(commands: Any) -> None:
 
 def _transfer(options: argparse.Namespace) -> None:
     from ecgnb.data.dataset import load_data
-    from ecgnb.evaluation.engine import named_models, transfer
+    from ecgnb.evaluation.engine import transfer
+    from ecgnb.evaluation.named import named_models
     from ecgnb.evaluation.workers import workers
     from ecgnb.files import write_json
     from ecgnb.models.devices import one_core_a_batch

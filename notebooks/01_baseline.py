@@ -38,7 +38,8 @@ import numpy as np
 from ecgnb import Threat, evaluate, load_data, notebook, pgd, training_config
 from ecgnb.attacks import cross_entropy
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb.evaluation.engine import describe
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.suites import notebook_suite, pgd_attack
 from ecgnb.models.classifier import softmax
 from ecgnb.report import figures, tables

@@ -42,7 +42,8 @@ import numpy as np
 
 from ecgnb import Threat, evaluate, load_data, named_model, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb.evaluation.engine import describe
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.report import comparison, figures, runs, tables
 from ecgnb.training.configuration import overrides, shipped_name

@@ -44,7 +44,8 @@ import pandas as pd
 
 from ecgnb import KerasClassifier, Threat, evaluate, load_data, notebook, pgd, training_config
 from ecgnb.data.download import cache_dir
-from ecgnb.evaluation.engine import describe, from_keras
+from ecgnb.evaluation.engine import describe
+from ecgnb.evaluation.named import from_keras
 from ecgnb.evaluation.suites import EPSILONS, notebook_suite, pgd_attack
 from ecgnb.metrics import rate
 from ecgnb.quiet import keras, layers

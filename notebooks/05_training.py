@@ -38,6 +38,7 @@ from ecgnb import notebook
 from ecgnb.data.download import cache_dir
 from ecgnb.data.leak import load_split
 from ecgnb.evaluation import engine, suites
+from ecgnb.evaluation.named import from_keras, named_model
 from ecgnb.report import card, figures, runs
 from ecgnb.training.configuration import defence_name, overrides, shipped_name, training_config
 
@@ -94,7 +95,7 @@ print(name, "·", origin, "·", settings["recordings"])
 
 # %%
 first = next(iter(datasets.values()))
-evaluated = engine.from_keras(model, name, settings["batch_size"], first.classes, first.fs)
+evaluated = from_keras(model, name, settings["batch_size"], first.classes, first.fs)
 described = engine.describe(first, seed=SEED, model=origin, digest=evaluated.digest)
 
 # %%
@@ -126,7 +127,7 @@ ends.drop(index="loss").astype(float).round(3)
 
 # %%
 start = START or ("" if settings["defence"] == "baseline" else shipped_name("baseline", PROTOCOL))
-surrogate = engine.named_model(notebook.resolve(start)) if start else None
+surrogate = named_model(notebook.resolve(start)) if start else None
 suite = suites.results_suite(transferred=bool(start))
 how = dict(surrogate=surrogate, cache=cache_dir() / "attacks", seed=SEED, progress=True)
 reports = {split: engine.evaluate(evaluated, datasets[split], suite, **how) for split in splits}

@@ -24,7 +24,8 @@ OUT = "out"  # folder for figures; a relative path counts from the repository's 
 import numpy as np
 
 from ecgnb import load_data, notebook
-from ecgnb.evaluation.engine import describe, named_models
+from ecgnb.evaluation.engine import describe
+from ecgnb.evaluation.named import named_models
 from ecgnb.explore import Explorer
 
 out = notebook.start(OUT)

@@ -133,12 +133,12 @@ def square_does_not_win(white: np.ndarray, black: np.ndarray):
 
 @dataclass(frozen=True)
 class GradientPath:
-    """Gradients at the start of the study's attack and along its path, recordings last.
+    """Gradients at every other of the first `ITERATES` iterates of the study's attack, recordings last.
 
     largest : (`GRADIENTS`, iterates, n) largest entry, in absolute value, of the gradient of the untargeted
     cross-entropy, of the attack's loss, and of the two logits of the margin: one that must rise, one that must fall;
-    predicted, actual : (iterates, n) change of the attack's loss by a small step, by its gradient and in fact;
-    is_open : (iterates, n) bool, the goal is not reached there. NaN where a gradient is not finite.
+    predicted, actual : (iterates, n) change of the attack's loss by the next step, as its gradient has it and in fact;
+    is_open : (iterates, n) bool, the goal is not reached there.
     """
 
     largest: np.ndarray
@@ -148,29 +148,30 @@ class GradientPath:
 
 
 GRADIENTS = ("untargeted cross-entropy", "the attack's loss", "the logit to raise", "the logit to lower")
-ITERATES = (0, 5, 10, 15)  # of 20
-PROBE = 0.05  # radii, half a step of the study's attack: far enough to notice what a gradient at a point misses
+ITERATES = 10  # as many steps of ε/10 as it takes from the recording to the surface of the ball
 
 
 def gradient_path(problem: AttackProblem, classifier: Classifier) -> GradientPath:
-    """The study's attack, and what its gradients are worth at some of its iterates."""
+    """What gradients are worth on the first half of the study's attack."""
     goal, ball, y, x = problem.goal, problem.ball, problem.y, problem.x
-    undirected, found = np.full(len(y), -1), []
-    for k in range(max(ITERATES) + 1):
+    untargeted = np.full(len(y), -1)
+    losses, largest, predicted, is_open = [], [], [], []
+    for k in range(ITERATES):
         value, logits, gradient = classifier.loss_and_gradient(x, y, problem.targets, cross_entropy)
-        if k in ITERATES:
+        ahead = ball.project(x + STUDY_ATTACK.settings["step"] * ball.step(gradient))
+        losses.append(value)
+        if k % 2 == 0:
             asked = ((y, cross_entropy), *((classes, class_logit) for classes in goal.boundary(logits, y)))
-            saturating, up, down = (classifier.loss_and_gradient(x, of, undirected, loss)[2] for of, loss in asked)
+            saturating, up, down = (classifier.loss_and_gradient(x, of, untargeted, loss)[2] for of, loss in asked)
             if logits.shape[1] == 2:  # only their difference matters: one of two may be constant
                 up = down = up - down
-            largest = [np.abs(g * ball.mask).max(axis=(1, 2)) for g in (saturating, gradient, up, down)]
-            ahead = ball.project(x + PROBE * ball.step(gradient))
-            predicted = (gradient * (ahead.astype(np.float64) - x)).sum(axis=(1, 2))
-            actual = cross_entropy.with_gradient(classifier.logits(ahead), y, problem.targets)[0] - value
-            found.append((np.array(largest), predicted, actual, goal.margin(logits, y) <= 0))
-        x = ball.project(x + STUDY_ATTACK.settings["step"] * ball.step(gradient))
-    largest, predicted, actual, is_open = (np.stack(part, axis=-2) for part in zip(*found, strict=True))
-    return GradientPath(largest, predicted, actual, is_open)
+            gradients = (saturating, gradient, up, down)
+            largest.append([np.abs(each * ball.mask).max(axis=(1, 2)) for each in gradients])
+            predicted.append((gradient * (ahead.astype(np.float64) - x)).sum(axis=(1, 2)))
+            is_open.append(goal.margin(logits, y) <= 0)
+        x = ahead
+    actual = np.diff(losses, axis=0)[::2]
+    return GradientPath(np.swapaxes(largest, 0, 1), np.array(predicted), actual, np.array(is_open))
 
 
 @check(
@@ -195,20 +196,22 @@ def gradients_are_alive(path: GradientPath):
 
 
 @check(
-    "the gradient predicts what a small step does",
-    "the gradient is shattered: attack around what makes the loss rough (`attacks.BPDA`), or follow the mean gradient of "
-    "noisy copies (`attacks.EoT`)",
+    "the gradient predicts what a step does",
+    "try shorter steps; if they do no better, the gradient is shattered: attack around what makes the loss rough "
+    "(`attacks.BPDA`), or follow the mean gradient of noisy copies (`attacks.EoT`)",
 )
 def gradient_predicts_the_loss(path: GradientPath):
-    """The rise of the attack's loss by half a step, as a share of the rise that its gradient promises.
+    """The rise of the attack's loss by its own steps, as a share of the rise that its gradient promises.
 
-    A shattered gradient (Athalye et al. 2018) promises what no step keeps. PLACEHOLDER
+    A shattered gradient (Athalye et al. 2018) holds for less than a step. Where the loss is smooth the share is near 1
+    at first, and falls as the path bends.
     """
     predicted, actual = (np.where(path.is_open, change, 0).sum(axis=0) for change in (path.predicted, path.actual))
     is_promised = predicted > 0
     share = float(np.median(actual[is_promised] / predicted[is_promised])) if is_promised.any() else 0.0
-    verdict = PASS if share >= 0.5 else WARN if share >= 0.25 else FAIL
-    return verdict, f"half a step keeps {share:.0%} of what the gradient promises, in the median of {len(predicted)}"
+    verdict = PASS if share >= SMOOTH else WARN if share >= SHATTERED else FAIL
+    evidence = f"a step does {share:.0%} of what its gradient promises, in the median of {len(predicted)} recordings"
+    return verdict, evidence
 
 
 @check(
@@ -300,14 +303,20 @@ def no_label_leaking(clean: np.ndarray, attacked: np.ndarray):
     """
     before, under, p = int(clean.sum()), int(attacked.sum()), compare_rates(clean, attacked)["p"]
     verdict = PASS if under <= before or p >= 0.05 else WARN if p >= 0.01 else FAIL
-    evidence = f"{before} of {len(clean)} recordings of other classes predicted as the attacked one, {under} under attack"
+    evidence = (
+        f"{before} of {len(clean)} recordings of other classes predicted as the attacked one, {under} under attack"
+    )
     return verdict, f"{evidence}; p {p:.1g}"
 
 
 OF_MODEL = (outputs_repeat, logits_are_attacked, gradients_ignore_the_batch)
 FULL_BALL = ("pgd", "apgd_ce", "apgd_dlr", "fab")  # gradient attacks that may use the full ball, where a suite has them
 SUBSET = ("pgd_band", "sap")  # and those that keep to smooth perturbations
-AGREEMENT = 0.15  # share of recordings that one of PGD and Auto-PGD may find alone: 0.10 on the shipped models
+# Shares of a promised rise, in the median of 16 AF recordings. Baseline, static, adaptive: 0.83, 0.80, 0.81; at ε 0.5,
+# where steps are longer, 0.65, 0.57, 0.61. Baseline and adaptive with a ripple 0.01·sin(150 x) on their input: 0.25 and
+# 0.23; at ε 0.05, where it hinders PGD less, 0.52 and 0.51.
+SMOOTH, SHATTERED = 0.55, 0.4
+AGREEMENT = 0.15  # share of recordings that one of PGD and Auto-PGD may find alone; on shipped models at most 0.10
 LARGE = 5.0  # z-units: several times a recording's own SD, so that nothing of it need be left
 
 

@@ -41,6 +41,10 @@ ABOUT = {
         "One perturbation for all recordings, crafted on other recordings.",
         "Moosavi-Dezfooli et al. 2017, arXiv 1610.08401",
     ),
+    "fab": (
+        "Steps to the decision boundary, linearised at each, and back towards the recording until inside the ε-ball.",
+        "Croce & Hein 2020, arXiv 1907.02044",
+    ),
     "transferred": ("PGD-20 crafted on another model.", "Papernot et al. 2016, arXiv 1605.07277"),
     "worst_case": ("For each recording the strongest of the attacks above.", CROCE),
 }
