@@ -440,7 +440,7 @@ few = dataset.of_class("A").take(slice(20))
 loud = noise_stress.noise_at_0_db(few, noise_stress.electrode_motion, SEED)
 for snr_db in (24, 0):
     noisy = noise_stress.at_snr(few, loud, snr_db)
-    found = {m.name: int((predicted_classes(m.classifier.logits(noisy)) == af_class).sum()) for m in models}
+    found = {m.name: int((predicted_classes(m.classifier.logits(noisy)) == 0).sum()) for m in models}
     print(f"{snr_db} dB of synthetic electrode motion, {len(few)} AF recordings, predicted as AF:", found)
 
 # %% [markdown]
