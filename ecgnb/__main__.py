@@ -192,7 +192,7 @@ def _add_evaluate(commands: Any) -> None:
         choices=SUITE_NAMES,
         default="quick",
         help="quick: nine attacks under the study's threat model and checks, minutes; standard: also other "
-        "threat models, certification and more, half an hour; full: hours; results: the results "
+        "threat models, certification and more, a quarter of an hour; full: hours; results: the results "
         "table's own (quick)",
     )
     parser.add_argument("--surrogate", default="", help="model to transfer attacks from (baseline; for it, adaptive)")

@@ -11,7 +11,7 @@
 # it appears, and in the [glossary](course/glossary.md).
 #
 # **You need** about an hour and a half, and an hour for the exercises. The machine needs about two minutes
-# on two cores. The attacks take half an hour a model, so they were run before, with
+# on two cores. The attacks take a quarter of an hour a model, so they were run before, with
 # `python -m ecgnb evaluate MODEL --suite standard`. This notebook shows their reports from
 # `figures/evaluation/`. `COMPUTE = True` runs the attacks here. An interrupted run continues where it
 # stopped.
