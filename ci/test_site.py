@@ -34,6 +34,7 @@ CHEAPER = {  # the command on a page -> what is run here in its place
 ELSEWHERE = {  # run by other tests
     "bash ci/reproduce --demo": "test_first_hour",
     "bash ci/test --quick": "by who changes something",
+    "bash ci/test --nightly": "before a release",
     "bash ci/test -k attacks": "this is it",
     "jupyter lab notebooks": "test_readme",
     "pytest ci/test_torch.py": "where PyTorch is installed",
