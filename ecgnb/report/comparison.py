@@ -30,19 +30,18 @@ from ecgnb.report.tables import (
 from ecgnb.training.configuration import overrides
 
 RECOMPUTED = "-recomputed"  # ends the name of a run whose batch-norm statistics `ci/controls.py` recomputed
+STATISTICS = {"": "as trained", RECOMPUTED: "recomputed"}  # how such a name ends -> what its statistics are
+ORIGINALS = {  # name of a run of protocol `original` -> what it is called
+    f"original-{model}{end}": f"original-{model} (statistics {statistics})"
+    for end, statistics in STATISTICS.items()
+    for model in ("baseline", "static", "adaptive")
+}
 PRESENTED = (  # the runs of the results table, in its order
-    *(f"original-{model}{end}" for end in ("", RECOMPUTED) for model in ("baseline", "static", "adaptive")),
+    *ORIGINALS,
     *("baseline", "static", "adaptive", "all-classes", "fast"),
     *("baseline-as-published", "adaptive-as-published"),
 )
-TITLES = {  # what a run is called in tables and figures, where its name does not say what it is
-    **{
-        f"original-{model}": f"original-{model} (statistics as trained)" for model in ("baseline", "static", "adaptive")
-    },
-    **{
-        f"original-{model}{RECOMPUTED}": f"original-{model} (statistics recomputed)"
-        for model in ("baseline", "static", "adaptive")
-    },
+TITLES = ORIGINALS | {  # what a run is called in tables and figures, where its name does not say what it is
     "baseline-as-published": "baseline (dropout 0.5, as trained)",
     "adaptive-as-published": "adaptive (dropout 0.5, as trained)",
 }
