@@ -104,7 +104,7 @@ def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train
         assert (np.linalg.norm(one - other, axis=1) < 0.2 * length).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_attack_does_the_same(jax, classifier, demo_train):
     here = attack(classifier, demo_train)
     assert (jax["success"] == here.success).all()

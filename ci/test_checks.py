@@ -66,7 +66,9 @@ def posed(validation):
     [
         (honest, set()),
         pytest.param(saturating, {"gradients_are_alive"}, marks=pytest.mark.nightly),
-        (quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}),
+        pytest.param(
+            quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}, marks=pytest.mark.nightly
+        ),
         pytest.param(noisy, {"outputs_repeat"}, marks=pytest.mark.nightly),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -196,7 +198,7 @@ def test_the_attack_that_is_doubled_is_the_strongest():
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_label_leaking_is_seen_in_adaptive_and_not_in_the_baseline():
     """The attack of training on recordings of class O of the test fold."""
     others = load_data("test", data="physionet").of_class("O").take(slice(160))

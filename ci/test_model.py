@@ -54,7 +54,7 @@ def test_the_network_is_andreottis():
     assert model.output_shape == (None, 4) and model.layers[-1].activation is keras.activations.linear
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_keras_2_file_with_softmax_gives_the_same_probabilities(tmp_path):
     subprocess.run([sys.executable, "-c", MAKE_KERAS_2_FILE, str(tmp_path)], check=True)
     model = load_model(tmp_path / "released.hdf5")

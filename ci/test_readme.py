@@ -23,7 +23,10 @@ CHEAPER = {  # the command on the page -> what is run here in its place
     "python -m ecgnb evaluate baseline --data my_folder": " --suite results",
     "jupyter lab notebooks": " --version",
 }
-LONGEST = ("python -m ecgnb evaluate baseline --data my_folder",)
+LONGEST = (
+    "python -m ecgnb evaluate baseline --data my_folder",
+    "python -m ecgnb train adaptive runs/mine --epochs 150",
+)
 ELSEWHERE = {  # run by other tests
     "bash ci/reproduce": "test_first_hour, test_notebooks",
     "bash ci/site": "test_site",

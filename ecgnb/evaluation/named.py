@@ -62,7 +62,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def from_keras(
-    model: Any, name: str, batch_size: int = 64, classes: tuple[str, ...] = CLASSES, fs: float = FS
+    model: Any, name: str, batch_size: int = 32, classes: tuple[str, ...] = CLASSES, fs: float = FS
 ) -> EvaluatedModel:
     """A Keras model that gives logits, ready to be evaluated under a name."""
     from ecgnb.models.keras_classifier import KerasClassifier

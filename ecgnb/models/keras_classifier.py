@@ -26,7 +26,8 @@ class KerasClassifier:
 
     Batch normalisation and dropout are frozen. Each function is compiled once, for all batches. Weights are
     read at every call, so one object serves a model while it trains. A model on several devices is shared by
-    all of them, `batch_size` rows each at a time. After `devices.one_core_a_batch`, each core has a batch of its own.
+    all of them, `batch_size` rows each at a time. After `devices.one_core_a_batch`, each core has a batch of its own, and
+    they share those rows: larger batches take more memory and no less time.
 
     model : gives logits (see `files.load_model`), of any number of samples, leads and classes.
 
@@ -37,7 +38,7 @@ class KerasClassifier:
     def __init__(
         self,
         model: keras.Model,
-        batch_size: int = 64,
+        batch_size: int = 32,
         precision: str = "float32",
         classes: tuple[str, ...] = CLASSES,
         fs: float = FS,
@@ -46,7 +47,7 @@ class KerasClassifier:
         if compiler is None:
             raise EcgnbError(f"KERAS_BACKEND={BACKEND}: expected tensorflow or jax")
         values.read("precision", precision, "float32", ("float32", "bfloat16"))
-        values.read("batch_size", batch_size, 64, values.COUNT)
+        values.read("batch_size", batch_size, 32, values.COUNT)
         check_count(model.output_shape[1:], classes)
         self._arguments = model, batch_size, precision, classes, fs
         self.classes, self.fs, self.shape = tuple(classes), fs, model.input_shape[1:]
@@ -89,7 +90,7 @@ class KerasClassifier:
 
     def _of_each_batch(self, function: Callable, *arrays: np.ndarray) -> list:
         """Results of a function of each batch. Batches are as equal as can be: 47 rows are 24 and 23, never 32 and 15."""
-        batches = cut(len(arrays[0]), self.batch_size, streams())
+        batches = cut(len(arrays[0]), max(1, self.batch_size // streams()), streams())
         return map_streams(lambda rows: function(*(array[rows] for array in arrays)), batches)
 
 
