@@ -14,6 +14,7 @@ from ecgnb.models.files import load_model
 from ecgnb.models.keras_classifier import KerasClassifier
 from ecgnb.training.selection import first_of_each_class
 
+pytestmark = pytest.mark.nightly
 LOSSES = ("cross_entropy", "logit_ratio")
 
 JAX_RUN = """
@@ -86,7 +87,6 @@ def classifier():
     return KerasClassifier(load_model("baseline"), 8)
 
 
-@pytest.mark.nightly
 def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train):
     """To 1e-4 of the largest gradient, but where rounding decides which side of a kink a unit is on.
 
@@ -104,7 +104,6 @@ def test_the_shipped_baseline_has_the_same_gradients(jax, classifier, demo_train
         assert (np.linalg.norm(one - other, axis=1) < 0.2 * length).all()
 
 
-@pytest.mark.nightly
 def test_an_attack_does_the_same(jax, classifier, demo_train):
     here = attack(classifier, demo_train)
     assert (jax["success"] == here.success).all()
@@ -113,7 +112,6 @@ def test_an_attack_does_the_same(jax, classifier, demo_train):
     assert np.mean(np.abs(jax["x"] - here.x) > 1e-5) < 0.1
 
 
-@pytest.mark.slow
 def test_weights_trained_there_predict_the_same_here(jax):
     selected = load_model(jax["selected"])
     assert np.isfinite(jax["epoch_loss"]).all()
