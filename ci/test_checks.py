@@ -66,9 +66,7 @@ def posed(validation):
     [
         (honest, set()),
         pytest.param(saturating, {"gradients_are_alive"}, marks=pytest.mark.nightly),
-        pytest.param(
-            quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}, marks=pytest.mark.nightly
-        ),
+        pytest.param(quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}, marks=pytest.mark.nightly),
         pytest.param(noisy, {"outputs_repeat"}, marks=pytest.mark.nightly),
     ],
     ids=lambda value: getattr(value, "__name__", None),
