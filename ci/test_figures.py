@@ -59,7 +59,7 @@ def comparable(numbers: dict) -> dict:
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.nightly) if n == "training_curves" else n for n in NAMES]
+    "name", [pytest.param(n, marks=pytest.mark.nightly) if n in FIGURES["05_training"] else n for n in NAMES]
 )
 def test_a_new_run_gives_the_committed_numbers(name):
     if not (ROOT / "out" / f"{name}.json").exists():
