@@ -2,7 +2,8 @@
 # Python 3.10 to 3.13 is searched for; ECGNB_PYTHON names another.
 set -e
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PYTHONDONTWRITEBYTECODE=  # modules are compiled when first imported; without it, in every process again
 
 find_python() {
     local candidate
@@ -25,12 +26,12 @@ if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
     rm -rf .venv
     "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --no-compile --require-hashes --requirement ci/requirements.lock
-    .venv/bin/python -m compileall -qq --workers 0 .venv/lib || true  # pip itself compiles on one core; some are templates
     .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     mkdir -p .venv/etc/ipython .venv/etc/jupyter
     cp ci/jupyter/ipython_kernel_config.py .venv/etc/ipython/
     cp ci/jupyter/jupyter_server_config.py .venv/etc/jupyter/
-    .venv/bin/python -c 'import matplotlib.font_manager'  # or the first notebook says that it looks for fonts
+    # Compiles what every command imports, and looks for fonts, which the first notebook would else tell about.
+    .venv/bin/python -c 'import ecgnb.notebook, ecgnb.models.network, matplotlib.font_manager, papermill'
     echo "$wanted" > .venv/.installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"

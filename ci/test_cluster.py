@@ -146,7 +146,7 @@ def test_a_killed_worker_costs_time_and_not_results(dask, model, problem, tmp_pa
     assert all(np.array_equal(again[name], found[name], equal_nan=True) for name in found)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_writes_the_same_report_on_a_cluster(dask, tmp_path, monkeypatch, capsys):
     """`--cluster` with the address of a scheduler, whose TLS certificates Dask's configuration names: byte for byte."""
     load_all = data.load_data

@@ -475,8 +475,8 @@ def test_a_stored_report_belongs_to_this_code_and_to_the_shipped_model(path):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["baseline", pytest.param("fast", marks=pytest.mark.nightly)])
-@pytest.mark.slow
+@pytest.mark.parametrize("name", ["baseline", "fast"])
+@pytest.mark.nightly
 def test_scores_of_a_shipped_model_are_those_of_its_stored_report(name, validation):
     """Recomputed on the real recordings: clean, under the study's attack, and under noise."""
     stored = read_run(ROOT / "figures" / "results" / f"{name}.json").reports["validation"]

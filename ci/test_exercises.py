@@ -22,11 +22,14 @@ def cells_of(path) -> list[tuple[str, str]]:
     return [(tags.pop(), source) for tags, source in tagged if tags]
 
 
-# Notebook 4 shows stored reports, which belong to the real recordings.
+# Notebook 4 shows stored reports, which belong to the real recordings. The exercises of three notebooks take half a
+# minute each; their solutions are run every time, with the stored notebooks.
+MARKS = {"02_static": [pytest.mark.nightly], "03_adaptive": [pytest.mark.nightly]}
+MARKS["04_evaluation"] = [pytest.mark.nightly, pytest.mark.real]
+
+
 @pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[pytest.mark.real] * (p.stem == "04_evaluation")) for p in SOURCES],
-    ids=lambda path: path.stem,
+    "path", [pytest.param(p, marks=MARKS.get(p.stem, [])) for p in SOURCES], ids=lambda path: path.stem
 )
 def test_a_check_fails_on_the_stub_and_passes_on_the_solution(path, tmp_path):
     names: dict = {}

@@ -45,6 +45,7 @@ def successes_of(attack, problem, ours):
     return ours.logits(adversarial).argmax(axis=1) == NORMAL
 
 
+@pytest.mark.nightly
 def test_pgd_succeeds_on_the_same_recordings_as_theirs(posed):
     problem, ours, theirs = posed
     attack = art_attacks.ProjectedGradientDescent(
