@@ -25,7 +25,7 @@ if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing into .venv with $("$python" --version) (a few minutes, about 2.5 GB)"
     rm -rf .venv
     "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --no-compile --require-hashes --requirement ci/requirements.lock
+    .venv/bin/python -m pip install --quiet --no-deps --no-compile --require-hashes --requirement ci/requirements.lock
     .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     mkdir -p .venv/etc/ipython .venv/etc/jupyter
     cp ci/jupyter/ipython_kernel_config.py .venv/etc/ipython/

@@ -65,13 +65,13 @@ def posed(validation):
     ("build", "caught_by"),
     [
         (honest, set()),
-        pytest.param(saturating, {"gradients_are_alive"}, marks=pytest.mark.nightly),
-        pytest.param(quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}, marks=pytest.mark.nightly),
-        pytest.param(noisy, {"outputs_repeat"}, marks=pytest.mark.nightly),
+        (saturating, {"gradients_are_alive"}),
+        (quantised, {"gradients_are_alive", "large_epsilon_always_succeeds"}),
+        (noisy, {"outputs_repeat"}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_broken_models_are_caught_and_the_honest_one_is_not(posed, build, caught_by, tmp_path):
     problem, inner = posed
     inputs = keras.Input(inner.input_shape[1:])
