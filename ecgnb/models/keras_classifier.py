@@ -15,6 +15,7 @@ from ecgnb.errors import EcgnbError
 from ecgnb.models.classifier import check_count, steady
 from ecgnb.models.devices import map_streams, replicas, share_rows, streams
 from ecgnb.models.identity import model_digest
+from ecgnb.models.kernels import use_fast_kernels
 from ecgnb.models.network import in_bfloat16
 from ecgnb.quiet import keras
 
@@ -53,7 +54,10 @@ class KerasClassifier:
         self.classes, self.fs, self.shape = tuple(classes), fs, model.input_shape[1:]
         self.batch_size = batch_size * replicas(model)
         self.low_precision = precision == "bfloat16"
-        gradient_model = in_bfloat16(model) if self.low_precision else model
+        gradient_model = model
+        if self.low_precision:
+            gradient_model = in_bfloat16(model)
+            use_fast_kernels(gradient_model)
         self._logits, self._compile = compiler(model, gradient_model, self.batch_size)
         self._compiled: dict[Callable, Callable] = {}
 

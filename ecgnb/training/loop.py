@@ -38,6 +38,7 @@ from ecgnb.models.devices import distribution
 from ecgnb.models.files import check_readable, load_model, save_model
 from ecgnb.models.identity import same_layers
 from ecgnb.models.keras_classifier import KerasClassifier
+from ecgnb.models.kernels import use_fast_kernels
 from ecgnb.models.saved import restore
 from ecgnb.progress import bar
 from ecgnb.quiet import keras
@@ -168,6 +169,7 @@ def _compiled(config: TrainingConfig, train_set: Dataset, start: keras.Model | N
             jit_compile=keras.backend.backend() == "jax",
         )
         synchronise_batch_norm(model)
+        use_fast_kernels(model)
     return model
 
 
