@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -126,6 +128,18 @@ def signals(shape: tuple[int | None, ...]) -> np.ndarray:
     noise = rng.standard_normal(sizes[0])
     rows = [0 * time, noise / 5, 5 * noise, 6.0 * (time % 300 < 10) + np.sin(time / 300)]
     return np.broadcast_to(np.array(rows, np.float32)[..., None], (len(rows), *sizes))
+
+
+def cut(n: int, most: int, side_by_side: int = 1) -> list[slice]:
+    """n rows in parts of at most `most`, as equal as can be, and, where rows suffice, as many as keep all busy.
+
+    >>> cut(47, 64, side_by_side=2)
+    [slice(0, 24, None), slice(24, 47, None)]
+    """
+    rounds = math.ceil(n / (most * side_by_side))
+    parts = min(n, rounds * side_by_side)
+    ends = [math.ceil(n * k / parts) for k in range(parts + 1)] if parts else [0]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def steady(gradient: np.ndarray, finite: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ecgnb import values
 from ecgnb.errors import EcgnbError
-from ecgnb.models.classifier import Shape, check_count, check_logits, steady
+from ecgnb.models.classifier import Shape, check_count, check_logits, cut, steady
 
 
 class ClosedFormClassifier(ABC):
@@ -69,4 +69,4 @@ class ClosedFormClassifier(ABC):
         samples, leads = self.shape
         if x.ndim != 3 or x.shape[2] != leads or samples not in (None, x.shape[1]):
             raise EcgnbError(f"the model takes ({samples or 'any'} samples, {leads} leads), got {x.shape[1:]}")
-        return [slice(i, i + self.batch_size) for i in range(0, len(x), self.batch_size)]
+        return cut(len(x), self.batch_size)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy as np
 from ecgnb import values
 from ecgnb.constants import CLASSES, FS
 from ecgnb.errors import EcgnbError
-from ecgnb.models.classifier import check_count, steady
+from ecgnb.models.classifier import check_count, cut, steady
 from ecgnb.models.devices import map_streams, replicas, share_rows, streams
 from ecgnb.models.identity import model_digest
 from ecgnb.models.kernels import use_fast_kernels
@@ -96,18 +94,6 @@ class KerasClassifier:
         """Results of a function of each batch. Batches are as equal as can be: 47 rows are 24 and 23, never 32 and 15."""
         batches = cut(len(arrays[0]), max(1, self.batch_size // streams()), streams())
         return map_streams(lambda rows: function(*(array[rows] for array in arrays)), batches)
-
-
-def cut(n: int, most: int, side_by_side: int = 1) -> list[slice]:
-    """n rows in parts of at most `most`, as equal as can be, and, where rows suffice, as many as keep all busy.
-
-    >>> cut(47, 64, side_by_side=2)
-    [slice(0, 24, None), slice(24, 47, None)]
-    """
-    rounds = math.ceil(n / (most * side_by_side))
-    parts = min(n, rounds * side_by_side)
-    ends = [math.ceil(n * k / parts) for k in range(parts + 1)] if parts else [0]
-    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _compile_tensorflow(model: keras.Model, gradient_model: keras.Model, _: int) -> tuple[Callable, Callable]:
