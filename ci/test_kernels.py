@@ -48,6 +48,20 @@ def test_batch_norm_is_that_of_keras(shape, policy, tolerance, training):
         assert np.allclose(found, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
+def test_a_batch_norm_that_is_used_twice_is_that_of_keras():
+    inputs, x = keras.Input((40, 3)), RNG.normal(size=(9, 40, 3)).astype(np.float32)
+
+    def twice() -> keras.Model:
+        norm = layers.BatchNormalization()
+        return keras.Model(inputs, norm(layers.ReLU()(norm(inputs))))
+
+    theirs, ours = twice(), twice()
+    use_fast_kernels(ours)
+    assert "call" in vars(ours.layers[1])
+    for expected, found in zip(computed(theirs, x, True), computed(ours, x, True), strict=True):
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_in_training():
     theirs, ours = norms((40, 3))
     for model in (theirs, ours):

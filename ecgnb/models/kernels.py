@@ -27,7 +27,7 @@ def use_fast_kernels(model: keras.Model) -> None:
 
 
 def _is_plain(norm: layers.BatchNormalization) -> bool:
-    last = norm.axis in (-1, len(norm.input.shape) - 1)
+    last = norm.axis in (-1, norm.input_spec.ndim - 1)
     return last and norm.scale and norm.center and not (norm.synchronized or getattr(norm, "renorm", False))
 
 
