@@ -211,10 +211,11 @@ def table(folder: Path, name: str = "bench") -> str:
     numbers = json.loads((folder / f"{name}.json").read_text())
     about = numbers["about"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    runs = "one run" if about["runs"] == 1 else f"medians of {about['runs']} runs"
     columns = ["side", "time, s", "ratio", "found", "floor, s", "memory, GiB"]
     lines = [
-        f"{about['data']}; {about['processor']}, {about['cores']} cores; medians of {about['runs']} "
-        f"runs of commit {about['commit']}; {versions}",
+        f"{about['data']}; {about['processor']}, {about['cores']} cores; {runs} of "
+        f"commit {about['commit']}; {versions}",
         "",
         markdown(pd.DataFrame(columns=columns)),
     ]
