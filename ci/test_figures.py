@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from test_notebooks import FIGURES
 
+NIGHTLY = {*FIGURES["03_adaptive"], *FIGURES["05_training"]}  # as those notebooks, see ci/test
 NAMES = sorted(name for names in FIGURES.values() for name in names)
 ABOUT = {"data", "split", "recordings", "class_counts", "protocol", "labels", "seed", "model"}
 SHARE_TOLERANCE = 0.03  # one recording of 47 on another processor, and a little
@@ -58,9 +59,7 @@ def comparable(numbers: dict) -> dict:
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.nightly) if n in FIGURES["05_training"] else n for n in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.nightly) if n in NIGHTLY else n for n in NAMES])
 def test_a_new_run_gives_the_committed_numbers(name):
     if not (ROOT / "out" / f"{name}.json").exists():
         pytest.skip("no new run in out/; `bash ci/test` without arguments makes one")
