@@ -22,10 +22,9 @@ def cells_of(path) -> list[tuple[str, str]]:
     return [(tags.pop(), source) for tags, source in tagged if tags]
 
 
-# Notebook 4 shows stored reports, which belong to the real recordings. The exercises of three notebooks take half a
+# Notebook 4 shows stored reports, which belong to the real recordings. The exercises of notebooks 2 and 4 take half a
 # minute each; their solutions are run every time, with the stored notebooks.
-MARKS = {"02_static": [pytest.mark.nightly], "03_adaptive": [pytest.mark.nightly]}
-MARKS["04_evaluation"] = [pytest.mark.nightly, pytest.mark.real]
+MARKS = {"02_static": [pytest.mark.nightly], "04_evaluation": [pytest.mark.nightly, pytest.mark.real]}
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,7 @@ def test_papermill_as_the_user_types_it(checkout, folder):
     assert "EPOCHS = 150" in [c.source.splitlines()[-1] for c in nbformat.read(executed, 4).cells]
 
 
+@pytest.mark.nightly
 def test_papermill_trains_on_a_terminal(checkout):
     """The same words on the demo set, with one epoch and few steps; figures in out/, whatever the folder."""
     shown = terminal(
