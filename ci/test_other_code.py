@@ -17,11 +17,9 @@ import numpy as np
 import pytest
 import scipy.io
 from conftest import ROOT
+from test_peers import art_attacks, in_art
 
 from ecgnb.data.download import find_archive, find_labels_v3
-
-art_attacks = pytest.importorskip("art.attacks.evasion", reason="pip install .[peers]")
-from art.estimators.classification import TensorFlowV2Classifier  # noqa: E402
 
 pytestmark = [pytest.mark.real, pytest.mark.nightly]
 MODELS = ("baseline", "static", "adaptive", "fast")
@@ -80,14 +78,8 @@ def test_recall_is_that_of_the_stored_report(name, af):
     for split, (x, _) in af.items():
         assert abs(recognised(x) - expected(split, "clean")) <= 1
     x, mask = af["validation"]
-    theirs = TensorFlowV2Classifier(
-        model=lambda x, training=False: model(x, training=False),
-        nb_classes=4,
-        input_shape=(9000, 1),
-        loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
     attack = art_attacks.ProjectedGradientDescent(
-        theirs, np.inf, eps=0.2, eps_step=0.02, max_iter=20, targeted=True, batch_size=len(x), verbose=False
+        in_art(model), np.inf, eps=0.2, eps_step=0.02, max_iter=20, targeted=True, batch_size=len(x), verbose=False
     )
     attacked = attack.generate(x, np.repeat(ONE_HOT_NORMAL, len(x), axis=0), mask=mask)
     assert np.abs(attacked - x).max() < 0.2 + 1e-5 and not (attacked - x)[mask == 0].any()

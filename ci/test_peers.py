@@ -21,6 +21,16 @@ pytestmark = pytest.mark.real
 NORMAL = CLASSES.index("N")
 
 
+def in_art(model: keras.Model) -> TensorFlowV2Classifier:
+    """A network of ours as ART takes it, in inference mode."""
+    return TensorFlowV2Classifier(
+        model=lambda x, training=False: model(x, training=False),
+        nb_classes=4,
+        input_shape=(9000, 1),
+        loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+
+
 @pytest.fixture(scope="module")
 def posed(validation):
     """Eight full-length AF recordings that the baseline classifies correctly, at an ε where some attacks succeed; and both classifiers."""
@@ -29,13 +39,7 @@ def posed(validation):
     af = validation.of_class("A")
     is_correct = ours.logits(af.x).argmax(axis=1) == CLASSES.index("A")
     subset = af.take(np.flatnonzero(is_correct & (af.lengths == 9000))[:8])
-    theirs = TensorFlowV2Classifier(
-        model=lambda x, training=False: model(x, training=False),
-        nb_classes=4,
-        input_shape=(9000, 1),
-        loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
-    return Threat(epsilon=0.15).on(subset), ours, theirs
+    return Threat(epsilon=0.15).on(subset), ours, in_art(model)
 
 
 def successes_of(attack, problem, ours):
